@@ -1,0 +1,110 @@
+"""Text for CLIP: templates, the placeholder of the pseudo-word token, tokenisation.
+
+A *template* is written by us or by the user and may hold the placeholder, spelled `[*]` or `<|replace|>`.
+A *caption* comes from a data file and is only ever text: one that spells a special token does not become one.
+To keep the two apart, a placeholder travels through strings as `MARK`, which captions cannot contain.
+"""
+
+import html
+import string
+from collections.abc import Sequence
+
+import ftfy
+import open_clip.tokenizer
+import regex
+import torch
+from torch import Tensor
+
+PLACEHOLDER = "<|replace|>"
+PLACEHOLDER_ID = 49405
+START_ID = 49406
+END_ID = 49407
+CONTEXT_LENGTH = 77
+
+_PRIVATE = "\ue000"
+# Holds a "<" as the published spelling does: ftfy decodes entities only in texts without one.
+MARK = f"<|{_PRIVATE}|>"
+
+_SPELLED = regex.compile(r"<\|replace\|>", regex.IGNORECASE)
+_IN_TEMPLATE = regex.compile(r"\[\*\]|<\|replace\|>", regex.IGNORECASE)
+# CLIP's own word pattern, less its special tokens: those are put in by number only.
+_PIECES = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+
+
+def template(text: str) -> str:
+    """A template's `[*]` or `<|replace|>` made the placeholder."""
+    return _IN_TEMPLATE.sub(MARK, text)
+
+
+def mark_placeholders(masked_caption: str) -> str:
+    """A masked caption's `<|replace|>`, in any case, made the placeholder."""
+    return _SPELLED.sub(MARK, as_text(masked_caption))
+
+
+def fill(text: str, **captions: str) -> str:
+    """The template `text` with its `{fields}` filled by captions, e.g. `fill("a photo of [*] , {caption}", caption=c)`.
+
+    Braces and special tokens inside a caption stay text.
+    """
+    safe = {name: as_text(caption) for name, caption in captions.items()}
+    return string.Formatter().vformat(template(text), (), safe)
+
+
+def as_text(caption: str) -> str:
+    """The caption without the private character that MARK is made of, in whatever way it is written."""
+    return clean(caption).replace(_PRIVATE, " ") if _PRIVATE in clean(caption) else caption
+
+
+def readable(text: str) -> str:
+    """For people: the placeholder shown as `[*]`."""
+    return text.replace(MARK, "[*]")
+
+
+def clean(text: str) -> str:
+    """CLIP's cleaning: broken encodings mended, entities decoded (twice), white space joined, lower case."""
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+class Tokenizer:
+    """CLIP's byte-pair encoding with one token more, the placeholder (id 49405).
+
+    The last BPE merge ("jekyll") gives up its id to the placeholder, as in the published code.
+    """
+
+    def __init__(self, context_length: int = CONTEXT_LENGTH):
+        self.context_length = context_length
+        self._bpe = open_clip.tokenizer.SimpleTokenizer()
+        self._bpe.cache.clear()  # its special tokens live there
+        last_merge = max(self._bpe.bpe_ranks, key=self._bpe.bpe_ranks.__getitem__)
+        del self._bpe.bpe_ranks[last_merge], self._bpe.encoder["".join(last_merge)]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` without start and end; MARK becomes the placeholder's id."""
+        segments = clean(text).split(MARK)
+        ids = self._encode_plain(segments[0])
+        for segment in segments[1:]:
+            ids.append(PLACEHOLDER_ID)
+            ids += self._encode_plain(segment)
+        return ids
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Token ids [B, context_length], zero after the end token; a longer text is cut and keeps its end token."""
+        rows = torch.zeros(len(texts), self.context_length, dtype=torch.long)
+        for row, text in zip(rows, texts, strict=True):
+            ids = [START_ID, *self.encode(text)[: self.context_length - 2], END_ID]
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; start, end and padding are left out and the placeholder is shown as `[*]`."""
+        shown = {START_ID: "", END_ID: "", 0: "", PLACEHOLDER_ID: "[*] "}
+        return "".join(shown[i] if i in shown else self._bpe.decode([i]) for i in map(int, ids)).strip()
+
+    def _encode_plain(self, cleaned: str) -> list[int]:
+        bpe = self._bpe
+        ids = []
+        for piece in _PIECES.findall(cleaned):
+            symbols = "".join(bpe.byte_encoder[byte] for byte in piece.encode())
+            ids += (bpe.encoder[token] for token in bpe.bpe(symbols).split(" "))
+        return ids
