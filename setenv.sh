@@ -87,15 +87,16 @@ sys.exit(sys.version_info < (3, 10) or os.path.realpath(sys.prefix) == os.path.r
 
 # One line that says why the step failed, from the end of the log.
 explain() {
-    local recent
+    local recent reason
     recent="$(tail -n 40 "$log" 2>/dev/null)"
+    reason="$(grep -Ei '^ *[a-z.]*error:' <<<"$recent" | head -n 1 | sed 's/^ *//')"
     case "$recent" in
         *"No space left on device"*)
             fail "$1 failed: the disk is full; free some 8 GB (also under ${TMPDIR:-/tmp}) and source setenv.sh again" ;;
         *[Cc]"onnection"* | *"Temporary failure"* | *"timed out"* | *"ProxyError"* | *"Name or service not known"*)
             fail "$1 failed: no network to the package index; connect or set PIP_INDEX_URL, then source setenv.sh again ($log)" ;;
         *)
-            fail "$1 failed: $(grep -v '^ *$' "$log" 2>/dev/null | tail -n 1) (all of it in $log); then source setenv.sh again" ;;
+            fail "$1 failed: ${reason:-pip or venv gave no reason} (all of it in $log); mend it and source setenv.sh again" ;;
     esac
 }
 

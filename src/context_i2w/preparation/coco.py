@@ -1,0 +1,190 @@
+"""The COCO composition benchmark from val2017: one instance drawn for each image, cut out on white, and the list.
+
+Of each image one instance is drawn whose area lies within an `AreaFilter`; its mask is kept and all else painted
+255; images without such an instance are left out. The published script draws unseeded and its lower bound, meant
+as 5 % of the image, compares pixels with 0.05, so it filters nothing: filter `published`. `intended` is what was
+meant. The draw of an image depends on nothing but the seed and its id, so a resumed run equals an unbroken one.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from context_i2w.errors import UserError
+from context_i2w.preparation.coco_masks import segmentation_mask
+from context_i2w.preparation.files import atomic_path, list_some, write_text
+
+AREA_FILTERS = ("published", "intended")
+LARGEST_SHARE = 0.5
+SMALLEST_SHARE = 0.05
+LIST_NAME = "coco_eval.csv"
+MASKED_FOLDER = "val2017_masked"
+SETTINGS_NAME = "coco_eval.json"
+
+
+@dataclass(frozen=True)
+class CocoOptions:
+    """`seed` of the draws; `area`: one of AREA_FILTERS."""
+
+    seed: int = 0
+    area: str = "published"
+
+    def __post_init__(self):
+        if self.area not in AREA_FILTERS:
+            raise UserError(f"unknown area filter {self.area!r}; one of {', '.join(AREA_FILTERS)}")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A drawn instance: image file, its size, segmentation, region (x1, y1, x2, y2) and the class names."""
+
+    file_name: str
+    height: int
+    width: int
+    segmentation: list | dict
+    region: tuple[float, float, float, float]
+    query_class: str
+    other_classes: tuple[str, ...]
+
+
+def read_annotations(path: Path) -> dict:
+    """instances_val2017.json as it is. Raises UserError if it is missing or not a COCO instances file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing; data/README.md says where COCO's annotations come from"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); download COCO's annotations again") from None
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        raise UserError(f"{path} is no COCO instances file: it lacks images, annotations or categories")
+    return content
+
+
+def draw_queries(content: dict, options: CocoOptions) -> list[Query]:
+    """One query for each image that has a suitable instance, in the order of image ids."""
+    class_names = {category["id"]: category["name"] for category in content["categories"]}
+    instances = defaultdict(list)
+    for annotation in content["annotations"]:
+        instances[annotation["image_id"]].append(annotation)
+    queries = []
+    for image in sorted(content["images"], key=lambda image: image["id"]):
+        everything = instances[image["id"]]
+        suitable = [a for a in everything if _is_suitable(a, image["height"] * image["width"], options.area)]
+        if suitable:
+            drawn = suitable[_draw(options.seed, image["id"], len(suitable))]
+            queries.append(_make_query(image, drawn, everything, class_names))
+    return queries
+
+
+def _is_suitable(annotation: dict, image_area: int, area_filter: str) -> bool:
+    smallest = SMALLEST_SHARE if area_filter == "published" else SMALLEST_SHARE * image_area
+    x1, y1, x2, y2 = (int(value) for value in _region(annotation))
+    has_region = x2 > x1 and y2 > y1  # the region is truncated to integers when it is cropped
+    return has_region and smallest <= annotation["area"] <= LARGEST_SHARE * image_area
+
+
+def _draw(seed: int, image_id: int, count: int) -> int:
+    """A number below `count` from a hash: the same on every machine, for any order of images."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}".encode()).digest(), "big") % count
+
+
+def _region(annotation: dict) -> tuple[float, float, float, float]:
+    x, y, width, height = annotation["bbox"]
+    return x, y, x + width, y + height
+
+
+def _make_query(image: dict, drawn: dict, instances: list[dict], class_names: dict[int, str]) -> Query:
+    query_class = class_names[drawn["category_id"]]
+    names = dict.fromkeys(class_names[instance["category_id"]] for instance in instances)
+    others = tuple(name for name in names if name != query_class)
+    return Query(
+        image["file_name"],
+        image["height"],
+        image["width"],
+        drawn["segmentation"],
+        _region(drawn),
+        query_class,
+        others,
+    )
+
+
+def cut_out(image: Image.Image, query: Query) -> Image.Image:
+    """The image in its own mode with everything outside the query's mask painted 255."""
+    if image.size != (query.width, query.height):
+        raise UserError(
+            f"{query.file_name} is {image.width}x{image.height}, its annotation says {query.width}x{query.height}; "
+            "images and annotations are of different versions"
+        )
+    pixels = np.array(image)
+    pixels[~segmentation_mask(query.segmentation, query.height, query.width)] = 255
+    return Image.fromarray(pixels)
+
+
+def list_text(queries: list[Query]) -> str:
+    """coco_eval.csv in the published format, the blank after the region included."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "query_regions", "query_class", "classes"])
+    for query in queries:
+        region = ";".join(map(str, query.region)) + " "
+        writer.writerow([query.file_name, region, query.query_class, ";".join(query.other_classes)])
+    return text.getvalue()
+
+
+def begin(root: Path, content: dict, options: CocoOptions, overwrite: bool = False) -> None:
+    """Claims the output files for these options, so that no run goes on from another's images.
+
+    Raises UserError if a list is there that was made with other options or by something else.
+    """
+    settings_path, list_path = root / SETTINGS_NAME, root / LIST_NAME
+    digest = hashlib.sha256(json.dumps(content["annotations"], sort_keys=True).encode()).hexdigest()
+    settings = json.dumps({**asdict(options), "annotations": digest}, indent=1) + "\n"
+    found = settings_path.read_text() if settings_path.exists() else None
+    if found == settings:
+        return
+    masked = root / MASKED_FOLDER
+    occupied = list_path.exists() or (masked.is_dir() and any(masked.iterdir()))
+    if occupied and not overwrite:
+        maker = "with other options" if found else "by something else than this script"
+        raise UserError(f"{list_path} or {masked} was made {maker}; move them away or add --overwrite")
+    list_path.unlink(missing_ok=True)
+    for path in masked.glob("*.jpg"):
+        path.unlink()
+    write_text(settings_path, settings)
+
+
+def prepare(root: Path, queries: list[Query], progress=lambda items: items) -> int:
+    """Writes the cut-outs that are not there yet, then the list; returns how many it wrote.
+
+    `progress` wraps the iteration (tqdm). Raises UserError if images are missing, naming them.
+    """
+    missing = [query.file_name for query in queries if not (root / "val2017" / query.file_name).is_file()]
+    if missing:
+        raise UserError(
+            f"{root / 'val2017'} lacks {len(missing)} of {len(queries)} images ({list_some(missing)}); "
+            "data/README.md says where they come from"
+        )
+    present = (
+        {entry.name for entry in os.scandir(root / MASKED_FOLDER)}
+        if (root / MASKED_FOLDER).is_dir()
+        else set()
+    )
+    todo: Iterable[Query] = [query for query in queries if query.file_name not in present]
+    for query in progress(todo):
+        with Image.open(root / "val2017" / query.file_name) as image:
+            masked = cut_out(image, query)
+        with atomic_path(root / MASKED_FOLDER / query.file_name) as temporary:
+            masked.save(temporary, format="JPEG")  # Pillow's default quality, as published
+    write_text(root / LIST_NAME, list_text(queries))
+    return len(todo)
