@@ -4,8 +4,9 @@
     python scripts/prepare_coco.py --area intended         # instances of at least 5 % of the image
     python scripts/prepare_coco.py --coco /disk/coco --seed 1 --overwrite
 
-Reads annotations/instances_val2017.json and val2017/ of the folder, writes coco_eval.csv and val2017_masked/ into
-it (5,000 images, a few minutes), and coco_eval.json with the options. Stopped, it goes on where it was.
+Reads annotations/instances_val2017.json and val2017/ of the folder, writes coco_eval.csv and
+val2017_masked/ into it (5,000 images, a few minutes), and coco_eval.json with the options. Stopped, it
+goes on where it was.
 """
 
 import argparse

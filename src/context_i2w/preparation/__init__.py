@@ -1,1 +1,1 @@
-"""From the original downloads to the files that training and the benchmarks read; needs neither torch nor CLIP."""
+"""From the original downloads to the files that training and evaluation read; needs no torch."""

@@ -1,9 +1,11 @@
-"""The COCO composition benchmark from val2017: one instance drawn for each image, cut out on white, and the list.
+"""The COCO composition benchmark from val2017: one instance drawn for each image, cut out on white, and
+the list.
 
-Of each image one instance is drawn whose area lies within an `AreaFilter`; its mask is kept and all else painted
-255; images without such an instance are left out. The published script draws unseeded and its lower bound, meant
-as 5 % of the image, compares pixels with 0.05, so it filters nothing: filter `published`. `intended` is what was
-meant. The draw of an image depends on nothing but the seed and its id, so a resumed run equals an unbroken one.
+Of each image one instance is drawn whose area lies within the bounds of the area filter; its mask is kept and all else
+painted 255; images without such an instance are left out. The published script draws unseeded and its
+lower bound, meant as 5 % of the image, compares pixels with 0.05, so it filters nothing: filter
+`published`. `intended` is what was meant. The draw of an image depends on nothing but the seed and its id,
+so a resumed run equals an unbroken one.
 """
 
 import csv
@@ -123,8 +125,8 @@ def cut_out(image: Image.Image, query: Query) -> Image.Image:
     """The image in its own mode with everything outside the query's mask painted 255."""
     if image.size != (query.width, query.height):
         raise UserError(
-            f"{query.file_name} is {image.width}x{image.height}, its annotation says {query.width}x{query.height}; "
-            "images and annotations are of different versions"
+            f"{query.file_name} is {image.width}x{image.height}, its annotation says "
+            f"{query.width}x{query.height}; images and annotations are of different versions"
         )
     pixels = np.array(image)
     pixels[~segmentation_mask(query.segmentation, query.height, query.width)] = 255
