@@ -1,0 +1,140 @@
+"""What every benchmark hands to the evaluation, and reading its files with errors that a user can act on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from context_i2w.errors import UserError
+from context_i2w.images import ImageSource
+from context_i2w.retrieval import Ranking
+
+REMEDY = "see data/README.md and run `python scripts/check_data.py`"
+LISTED = 10  # files named in one error; the check script lists them all
+
+
+@dataclass(frozen=True)
+class QueryGroup:
+    """Queries that share a gallery and are reported together; lists of Q queries and G gallery images.
+
+    prompts: for each query the texts that serve as condition and as composition, holding the placeholder;
+    the features of several are averaged after normalising. texts: likewise for the text-only baseline, where
+    a placeholder is an ordinary token. positives: gallery indices that answer each query (empty if unknown).
+    score: the benchmark's metrics, in percent, of a ranking of this group's queries over its gallery.
+    excluded [Q]: gallery index that is removed from each ranking, -1 for none. candidates: gallery indices
+    that are ranked for each query, all if None.
+    """
+
+    name: str
+    gallery: Sequence[ImageSource]
+    gallery_names: Sequence[str]
+    references: Sequence[ImageSource]
+    query_ids: Sequence[str]
+    prompts: Sequence[tuple[str, ...]]
+    texts: Sequence[tuple[str, ...]]
+    positives: Sequence[Sequence[int]]
+    score: Callable[[Ranking], dict[str, float]]
+    excluded: torch.Tensor | None = None
+    candidates: Sequence[Sequence[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark under one protocol. `protocol` is printed beside every number and goes into the JSON.
+
+    submission: for tests without public answers, the files to upload ({kind: content}) from a ranking.
+    """
+
+    name: str
+    groups: Sequence[QueryGroup]
+    protocol: dict[str, Any] = field(default_factory=dict)
+    submission: Callable[[Ranking], dict[str, Any]] | None = None
+
+
+def variant(default: str, choices: dict[str, str], about: str) -> Any:
+    """A dataclass field for a named protocol variant; `choices` says what each name means."""
+    return field(default=default, metadata={"choices": choices, "about": about})
+
+
+def check_variants(options: Any) -> None:
+    """Raises UserError for a name that a `variant` field of `options` does not know."""
+    for name, known in type(options).__dataclass_fields__.items():
+        value = getattr(options, name)
+        if value not in known.metadata["choices"]:
+            choices = ", ".join(known.metadata["choices"])
+            raise UserError(f"{type(options).__name__}: unknown {name} {value!r}, known: {choices}")
+
+
+def find_folders(data_root: str | os.PathLike, names: Sequence[str], what: str) -> list[Path]:
+    """Folders of the data root called one of `names`, whatever their case, hyphens and underscores."""
+    root = Path(data_root)
+    if not root.is_dir():
+        raise UserError(f"no data folder {root} ({what}); {REMEDY}")
+    wanted = {_plain(name) for name in names}
+    found = sorted(entry for entry in root.iterdir() if _plain(entry.name) in wanted and entry.is_dir())
+    if not found:
+        raise UserError(f"no {what} data: no folder {' or '.join(names)} in {root}; {REMEDY}")
+    return found
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def find_file(candidates: Iterable[Path], what: str, remedy: str = REMEDY) -> Path:
+    """The first candidate that exists; UserError naming them all if none does."""
+    candidates = list(candidates)
+    for path in candidates:
+        if path.exists():
+            return path
+    raise UserError(f"no {what}: looked for {', '.join(map(str, candidates))}; {remedy}")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: can't be read as JSON ({error}); {REMEDY}") from None
+
+
+def read_entries(path: Path, **kinds: type | tuple[type, ...]) -> list[dict[str, Any]]:
+    """A JSON list of objects, each checked to have the named keys of the given types."""
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: a list of entries is expected; {REMEDY}")
+    for number, entry in enumerate(entries):
+        for key, kind in kinds.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+                raise UserError(f"{path}: entry {number} has no usable {key!r}; {REMEDY}")
+    if not entries:
+        raise UserError(f"{path}: no entries; {REMEDY}")
+    return entries
+
+
+def index_of(position: dict[str, int], name: str, path: Path, where: str) -> int:
+    """Gallery index of a name that the annotation file `path` mentions, or a UserError saying where."""
+    if name not in position:
+        raise UserError(f"{path}: {where}: image {name!r} is not in the gallery; {REMEDY}")
+    return position[name]
+
+
+def check_images_exist(benchmark: Benchmark) -> None:
+    """Raises one UserError listing every image file that the benchmark needs and that is not there."""
+    paths = {source.path for group in benchmark.groups for source in (*group.gallery, *group.references)}
+    missing = sorted(path for path in paths if not os.path.isfile(path))
+    if missing:
+        raise UserError(f"{benchmark.name}: {listing(missing, len(paths), 'are missing')}")
+
+
+def listing(broken: Sequence[str], total: int, trouble: str) -> str:
+    """One line that names files, for an error."""
+    more = f" and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
+    files = ", ".join(broken[:LISTED])
+    remedy = "`python scripts/check_data.py` lists all"
+    return f"{len(broken)} of {total} images {trouble}: {files}{more}; {remedy}"

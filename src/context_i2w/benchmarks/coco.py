@@ -1,0 +1,135 @@
+"""COCO, object composition: one object cut out of an image, and the names of the others in it.
+
+Files (the list and the masked images are made by `python scripts/prepare_coco.py`):
+    coco/val2017/                 the gallery, whole images
+    coco/val2017_masked/          the query images, pixels outside the object's mask being 255
+    coco/coco_eval.csv            id,query_regions,query_class,classes; box x1;y1;x2;y2, classes joined by ;
+The query is the masked image's region, resized to a square without cropping.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from context_i2w.benchmarks.base import (
+    REMEDY,
+    Benchmark,
+    QueryGroup,
+    check_variants,
+    find_file,
+    find_folders,
+    variant,
+)
+from context_i2w.errors import UserError
+from context_i2w.images import ImageSource
+from context_i2w.metrics import rank_statistics, recall_at
+from context_i2w.prompts import fill
+from context_i2w.retrieval import Ranking
+
+FOLDERS = ("coco",)
+LIST = "coco_eval.csv"
+COLUMNS = ("id", "query_regions", "query_class", "classes")
+PROMPT = "a photo of [*] and {object} and {others}"
+TEXT = "a photo of {object} and {others}"
+ENDINGS = {
+    "paper": "without other classes the text ends in `and ` (published)",
+    "clean": "without other classes the last `and ` is left out",
+}
+CUTOFFS = (1, 5, 10, 50, 100)
+
+
+@dataclass(frozen=True)
+class COCOOptions:
+    ending: str = variant("paper", ENDINGS, "prompt of a query without other classes")
+
+    def __post_init__(self):
+        check_variants(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    box: tuple[int, int, int, int]
+    query_class: str
+    others: list[str]
+
+
+def load(data_root: str | os.PathLike, options: COCOOptions | None = None) -> Benchmark:
+    """About 4,766 queries, each with its own image as the one target. Raises UserError."""
+    options = options or COCOOptions()
+    remedy = "make it by `python scripts/prepare_coco.py`"
+    folders = find_folders(data_root, FOLDERS, "COCO")
+    path = find_file([folder / LIST for folder in folders], "COCO query list", remedy)
+    masked = find_file([path.parent / "val2017_masked"], "masked COCO images", remedy)
+    images = find_file([path.parent / "val2017"], "COCO images")
+    rows = read_list(path)
+    protocol = {
+        "prompt": PROMPT,
+        "ending": f"{options.ending}: {ENDINGS[options.ending]}",
+        "gallery": f"the {len(rows)} images of the list, whole",
+        "metric": "Recall@K and ranks of the one target; `reverse`: image to query",
+        "queries": len(rows),
+        "image": "query: region resized to a square; gallery: shorter side resized, centre crop",
+    }
+    return Benchmark("coco", [_group(rows, masked, images, options)], protocol)
+
+
+def read_list(path: Path) -> list[Row]:
+    """The rows of `coco_eval.csv`. Raises UserError with the line that can't be read."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        if absent:
+            raise UserError(f"{path}: no column {', '.join(absent)}; {REMEDY}")
+        rows = [_row(line, path, reader.line_num) for line in reader]
+    if not rows:
+        raise UserError(f"{path}: no rows; {REMEDY}")
+    return rows
+
+
+def _row(line: dict[str, str], path: Path, number: int) -> Row:
+    try:
+        x1, y1, x2, y2 = (int(float(value)) for value in line["query_regions"].split(";"))
+    except (ValueError, AttributeError, OverflowError):
+        raise UserError(
+            f"{path}:{number}: box {line['query_regions']!r} is not x1;y1;x2;y2; {REMEDY}"
+        ) from None
+    box = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))  # truncation may leave a thin object no pixel
+    others = [name for name in (line["classes"] or "").split(";") if name]
+    return Row(line["id"].strip(), box, line["query_class"], others)
+
+
+def _text(template: str, row: Row, options: COCOOptions) -> str:
+    if not row.others and options.ending == "clean":
+        template = template.removesuffix(" and {others}")
+    return fill(template, object=row.query_class, others=" and ".join(row.others))
+
+
+def _group(rows: list[Row], masked: Path, images: Path, options: COCOOptions) -> QueryGroup:
+    names = [row.name for row in rows]
+    targets = torch.arange(len(rows))
+
+    def score(ranking: Ranking) -> dict[str, float]:
+        results = {}
+        for direction, prefix in ((ranking, ""), (ranking.reversed(), "reverse ")):
+            ranks = direction.ranks(targets)
+            measured = recall_at(ranks, CUTOFFS) | rank_statistics(ranks)
+            results |= {prefix + name: value for name, value in measured.items()}
+        return results
+
+    return QueryGroup(
+        name="all",
+        gallery=[ImageSource(os.fspath(images / name)) for name in names],
+        gallery_names=names,
+        references=[ImageSource(os.fspath(masked / row.name), row.box, "square") for row in rows],
+        query_ids=names,
+        prompts=[(_text(PROMPT, row, options),) for row in rows],
+        texts=[(_text(TEXT, row, options),) for row in rows],
+        positives=[(index,) for index in range(len(rows))],
+        score=score,
+    )

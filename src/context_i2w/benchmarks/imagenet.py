@@ -1,0 +1,158 @@
+"""ImageNet to ImageNet-R, domain conversion: a photo, and the same class as cartoon, origami, toy, sculpture.
+
+Files:
+    imgnet/imagenet-r/<wnid>/{cartoon,origami,toy,sculpture}_<n>.jpg    targets, other names are not used
+    imgnet/real/<wnid>/ILSVRC2012_val_<n>.JPEG                          queries, and distractors in the gallery
+    imgnet/imgnet_real_query.txt, imgnet/imgnet_targets.txt             the published lists, if there
+A line of a list is `imgnet/imagenet-r/n04086273/toy_3.jpg 2002`, the label being 1000 x domain + class; without
+the lists the same sets are taken from the folders.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_folders
+from context_i2w.errors import UserError
+from context_i2w.images import ImageSource
+from context_i2w.metrics import recall_and_precision_at, recall_ceiling_at
+from context_i2w.prompts import fill
+from context_i2w.retrieval import Ranking
+
+FOLDERS = ("imgnet",)
+DOMAINS = ("cartoon", "origami", "toy", "sculpture")
+REAL = 6  # domain number of the query photos in the gallery
+PER_DOMAIN = 1000
+PROMPT = "a {domain} of [*]"
+TEXT = "a {domain} of "
+CUTOFFS = (1, 5, 10, 50, 100, 200)
+CEILING_CUTOFFS = (10, 50)
+QUERY_LIST, TARGET_LIST = "imgnet_real_query.txt", "imgnet_targets.txt"
+
+
+@dataclass(frozen=True)
+class ImageNetOptions:
+    """The protocol has no variants in the literature."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    names: list[str]  # relative to the data root
+    paths: list[str]
+    labels: torch.Tensor  # [n] int64
+
+
+def load(data_root: str | os.PathLike, options: ImageNetOptions | None = None) -> Benchmark:
+    """10,000 queries and 16,983 gallery images in the public data. Raises UserError."""
+    folder = find_folders(data_root, FOLDERS, "ImageNet-R")[0]
+    lists = [folder / QUERY_LIST, folder / TARGET_LIST]
+    if all(path.is_file() for path in lists):
+        queries, gallery = (_read_list(path, folder) for path in lists)
+        source = "published lists"
+    else:
+        queries, gallery = _from_folders(folder)
+        source = "folders"
+    ceilings = {}
+    groups = []
+    for number, domain in enumerate(DOMAINS):
+        groups.append(_group(domain, queries, gallery, queries.labels % PER_DOMAIN + PER_DOMAIN * number))
+        counts = torch.tensor([len(positives) for positives in groups[-1].positives])
+        ceilings[domain] = recall_ceiling_at(counts, CEILING_CUTOFFS)
+    protocol = {
+        "prompt": PROMPT,
+        "gallery": f"{len(gallery.names)} images, the query photos among them as distractors",
+        "metric": "Recall@K = hits in the top K / positives (not hit@K), P@K beside it",
+        "ceiling": ceilings,
+        "queries": len(queries.names),
+        "image": "shorter side resized, centre crop",
+        "sets": source,
+    }
+    return Benchmark("imgnet", groups, protocol)
+
+
+def _group(
+    domain: str, queries: LabelledImages, gallery: LabelledImages, wanted: torch.Tensor
+) -> QueryGroup:
+    by_label: dict[int, list[int]] = {}
+    for index, label in enumerate(gallery.labels.tolist()):
+        by_label.setdefault(label, []).append(index)
+    positives = [by_label.get(label, []) for label in wanted.tolist()]
+    counts = torch.tensor([len(indices) for indices in positives])
+
+    def score(ranking: Ranking) -> dict[str, float]:
+        hits = gallery.labels[ranking.top(max(CUTOFFS))] == wanted[:, None]
+        return recall_and_precision_at(hits, counts, CUTOFFS, len(gallery.labels))
+
+    return QueryGroup(
+        name=domain,
+        gallery=[ImageSource(path) for path in gallery.paths],
+        gallery_names=gallery.names,
+        references=[ImageSource(path) for path in queries.paths],
+        query_ids=queries.names,
+        prompts=[(fill(PROMPT, domain=domain),)] * len(queries.names),
+        texts=[(fill(TEXT, domain=domain),)] * len(queries.names),
+        positives=positives,
+        score=score,
+    )
+
+
+def _read_list(path: Path, folder: Path) -> LabelledImages:
+    names, labels = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if not name or not label.isdigit():
+            raise UserError(
+                f"{path}:{number}: `path label` is expected, found {line.strip()!r}; {REMEDY}"
+            )
+        names.append(name.strip())
+        labels.append(int(label))
+    if not names:
+        raise UserError(f"{path}: no entries; {REMEDY}")
+    return LabelledImages(names, [_resolve(name, folder) for name in names], torch.tensor(labels))
+
+
+def _resolve(name: str, folder: Path) -> str:
+    """Names begin with `imgnet/` as published; lists relative to that folder are understood too."""
+    from_root = folder.parent / name
+    inside = folder / name
+    return os.fspath(inside if not from_root.is_file() and inside.is_file() else from_root)
+
+
+def _from_folders(folder: Path) -> tuple[LabelledImages, LabelledImages]:
+    """Queries and gallery from the folders; classes are numbered in the order of their wnids."""
+    renditions, real = folder / "imagenet-r", folder / "real"
+    for needed in (renditions, real):
+        if not needed.is_dir():
+            raise UserError(f"no ImageNet-R data: neither the lists nor {needed}; {REMEDY}")
+    classes = [entry.name for entry in sorted(renditions.iterdir()) if entry.is_dir()]
+    queries, targets = [], []
+    for number, wnid in enumerate(classes):
+        queries += [(file, number) for file in _images(real / wnid)]
+        for file in _images(renditions / wnid):
+            domain = file.name.partition("_")[0]
+            if domain in DOMAINS:
+                targets.append((file, PER_DOMAIN * DOMAINS.index(domain) + number))
+    if not queries or not targets:
+        raise UserError(f"no ImageNet-R data: no images in {real} or {renditions}; {REMEDY}")
+    distractors = [(file, PER_DOMAIN * REAL + label) for file, label in queries]
+    return _labelled(queries, folder), _labelled(targets + distractors, folder)
+
+
+def _images(folder: Path) -> list[Path]:
+    suffixes = (".jpg", ".jpeg", ".png")
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
+
+
+def _labelled(images: list[tuple[Path, int]], folder: Path) -> LabelledImages:
+    names = [f"imgnet/{file.relative_to(folder).as_posix()}" for file, _ in images]
+    return LabelledImages(
+        names, [os.fspath(file) for file, _ in images], torch.tensor([n for _, n in images])
+    )

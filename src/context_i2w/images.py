@@ -1,0 +1,165 @@
+"""Reading images and preparing them for CLIP, in the published order of operations.
+
+The published evaluation resizes (bicubic) and crops an image in its *own* mode and converts to RGB last.
+Pillow therefore resizes palette and 1-bit images by nearest neighbour, and resizes alpha premultiplied before
+it is dropped. Converting first changes features (cosine down to 0.93 for RGBA), so the order is kept. The
+decoder goes by content, never by file name, and EXIF orientation is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+# Pillow's own limit against decompression bombs; checked on the header, before any pixel is decoded, and
+# again on the resized image (a strip of 1 x 100,000 pixels would become 224 x 22,400,000).
+MAX_PIXELS = 178_956_970
+
+# Ratio of the long to the short side above which the "pad" view pads (SEARLE, LinCIR, CLIP4Cir).
+TARGET_PAD_RATIO = 1.25
+
+VIEWS = ("centre", "square", "pad", "black-square")
+
+
+class ImageSource(NamedTuple):
+    """One distinct input of the vision tower: a file, the part of it and how that part becomes a square.
+
+    box: x1, y1, x2, y2 in pixels, cut out first (parts outside the image are black).
+    view: "centre" resizes the shorter side and crops the centre; "square" resizes without cropping (COCO
+    regions); "pad" pads the shorter side to a ratio of at most 1.25 in black, then as "centre";
+    "black-square" pads to a square in black, then as "centre" (GeneCIS).
+    """
+
+    path: str
+    box: tuple[int, int, int, int] | None = None
+    view: str = "centre"
+
+
+class BrokenImage(Exception):
+    """A file that is missing, can't be decoded or is too large; `path` and `reason` say which and why."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(
+            path, reason
+        )  # both as args, so that it survives the way back from a worker process
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def open_image(path: str | os.PathLike) -> Image.Image:
+    """The decoded image (first frame) in its own mode. Raises BrokenImage."""
+    path = os.fspath(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's bomb warning: our own bound follows
+            image = Image.open(path)
+    except FileNotFoundError:
+        raise BrokenImage(path, "no such file") from None
+    except Image.DecompressionBombError:
+        raise BrokenImage(path, f"more than {2 * MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # a damaged header can raise nearly anything
+        raise BrokenImage(path, _reason(error)) from None
+    with image:
+        check_pixels(path, *image.size)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image.load()
+        except Exception as error:
+            raise BrokenImage(path, _reason(error)) from None
+        return image
+
+
+def check_pixels(path: str, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BrokenImage(path, f"{width} x {height} pixels is over the bound of {MAX_PIXELS:,}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (IsADirectoryError, PermissionError)):
+        return error.strerror
+    text = str(error).splitlines()[0] if str(error) else ""
+    return "not an image that can be decoded" + (
+        f" ({text})" if text and "cannot identify" not in text else ""
+    )
+
+
+class Preparation:
+    """ImageSource -> float tensor [3, S, S], normalised for a CLIP of input size S.
+
+    Holds only numbers, so it can be sent to worker processes. Raises BrokenImage.
+    """
+
+    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.image_size = int(image_size)
+        self.mean = tuple(float(m) for m in mean)
+        self.std = tuple(float(s) for s in std)
+
+    def __call__(self, source: ImageSource) -> torch.Tensor:
+        image = open_image(source.path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # palettes with transparency: dropping it is the published way
+                image = self.square(image, source)
+                return self.normalised(image.convert("RGB"))
+        except (ValueError, OSError, MemoryError) as error:
+            raise BrokenImage(source.path, _reason(error)) from None
+
+    def square(self, image: Image.Image, source: ImageSource) -> Image.Image:
+        """The S x S image of a source, still in the file's own mode."""
+        if source.box is not None:
+            image = image.crop(source.box)
+        if source.view == "square":
+            return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        if source.view == "pad":
+            image = target_pad(image, TARGET_PAD_RATIO)
+        elif source.view == "black-square":
+            image = target_pad(image, 1.0)
+        elif source.view != "centre":
+            raise ValueError(f"unknown view {source.view!r}, known: {', '.join(VIEWS)}")
+        check_pixels(source.path, *resized_size(*image.size, self.image_size))
+        return centre_crop(resize_shorter_side(image, self.image_size), self.image_size)
+
+    def normalised(self, image: Image.Image) -> torch.Tensor:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        mean = torch.tensor(self.mean)[:, None, None]
+        std = torch.tensor(self.std)[:, None, None]
+        return pixels.to(torch.float32).div(255).sub(mean).div(std)
+
+
+def resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """Width and height once the shorter side is `shorter`; the longer one is rounded down."""
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
+
+
+def resize_shorter_side(image: Image.Image, shorter: int) -> Image.Image:
+    return image.resize(resized_size(*image.size, shorter), Image.Resampling.BICUBIC)
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    left = round((image.width - size) / 2.0)
+    top = round((image.height - size) / 2.0)
+    return image.crop((left, top, left + size, top + size))
+
+
+def target_pad(image: Image.Image, ratio: float) -> Image.Image:
+    """Black (zero) borders along the longer sides until long : short is `ratio`; narrower images stay."""
+    width, height = image.size
+    if max(width, height) / min(width, height) < ratio:
+        return image
+    wanted = max(width, height) / ratio
+    horizontal = max(int((wanted - width) / 2), 0)
+    vertical = max(int((wanted - height) / 2), 0)
+    return ImageOps.expand(image, border=(horizontal, vertical, horizontal, vertical), fill=0)
