@@ -1,9 +1,9 @@
 """The COCO composition benchmark from val2017: one instance drawn for each image, cut out on white, and
 the list.
 
-Of each image one instance is drawn whose area lies within the bounds of the area filter; its mask is kept and all else
-painted 255; images without such an instance are left out. The published script draws unseeded and its
-lower bound, meant as 5 % of the image, compares pixels with 0.05, so it filters nothing: filter
+Of each image one instance is drawn whose area lies within the bounds of the area filter; its mask is kept
+and all else painted 255; images without such an instance are left out. The published script draws unseeded
+and its lower bound, meant as 5 % of the image, compares pixels with 0.05, so it filters nothing: filter
 `published`. `intended` is what was meant. The draw of an image depends on nothing but the seed and its id,
 so a resumed run equals an unbroken one.
 """

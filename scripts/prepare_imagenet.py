@@ -1,0 +1,69 @@
+"""Makes the domain-conversion benchmark (ImageNet -> ImageNet-R) from the two downloads.
+
+    python scripts/prepare_imagenet.py --imagenet-val /disk/ILSVRC2012/val
+    python scripts/prepare_imagenet.py --imagenet-val CLS-LOC/val --val-classes LOC_val_solution.csv
+    python scripts/prepare_imagenet.py --imagenet-val val --val-classes bbox/val --imagenet-r in-r --copy
+
+Writes imgnet/real/<wnid>/ (links to the 10,000 query images, or copies), imgnet/imgnet_real_query.txt and
+imgnet/imgnet_targets.txt under the data root. Stopped, it goes on where it was.
+
+--val-classes is needed when the validation images lie in one folder: LOC_val_solution.csv, the folder of
+validation bounding boxes (XML), a list of 50,000 wnids, or val.txt with LOC_synset_mapping.txt beside it.
+"""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.preparation import imagenet
+
+
+def place_imagenet_r(root: Path, given: Path | None) -> Path:
+    """root/imagenet-r, linked to the given folder if it lies elsewhere."""
+    place = root / "imagenet-r"
+    if given is not None and not (place.exists() and place.samefile(given)):
+        if place.exists():
+            raise UserError(f"{place} exists and is not {given}; leave --imagenet-r out or move it away")
+        if not given.is_dir():
+            raise UserError(f"--imagenet-r {given} is no folder")
+        root.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(given.resolve())
+    return place
+
+
+@exit_on_user_error
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--imagenet-val", type=Path, required=True, help="ImageNet's validation images")
+    parser.add_argument("--val-classes", type=Path, help="their classes, when they are not in class folders")
+    parser.add_argument(
+        "--imagenet-r", type=Path, help="ImageNet-R (default: imgnet/imagenet-r of the data root)"
+    )
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
+    parser.add_argument("--copy", action="store_true", help="copy the query images instead of linking them")
+    parser.add_argument("--overwrite", action="store_true", help="replace lists that are there")
+    arguments = parser.parse_args()
+
+    root = arguments.data_root / "imgnet"
+    for name in (imagenet.QUERY_LIST, imagenet.TARGET_LIST):
+        if (root / name).exists() and not arguments.overwrite:
+            raise UserError(f"{root / name} exists; it stays unless you add --overwrite")
+    targets = imagenet.find_targets(place_imagenet_r(root, arguments.imagenet_r))
+    wnids = sorted({target.wnid for target in targets})
+    queries = imagenet.find_queries(arguments.imagenet_val, wnids, arguments.val_classes)
+    counts = imagenet.prepare(
+        root, targets, queries, arguments.copy, lambda items: tqdm(items, unit="image", desc="real")
+    )
+    for domain, published in imagenet.PUBLISHED_COUNTS.items():
+        found = counts.get(domain, 0)
+        remark = "as published" if found == published else f"published: {published:,}"
+        print(f"{domain:<10} {found:>6,} images ({remark})")
+    print(f"{root / imagenet.QUERY_LIST} and {root / imagenet.TARGET_LIST} written")
+
+
+if __name__ == "__main__":
+    main()

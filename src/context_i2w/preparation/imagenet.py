@@ -1,0 +1,181 @@
+"""The domain-conversion benchmark from ImageNet's validation images and ImageNet-R.
+
+Queries are the validation images of ImageNet-R's 200 classes, sorted into `real/<wnid>/`; targets are the
+ImageNet-R files of four domains and the queries themselves. A label is 1000 * domain + class, where the class
+is the wnid's place in the sorted list of ImageNet-R's classes: it only has to tell classes apart.
+
+Validation images come in class folders (`val/<wnid>/*.JPEG`) or in one folder with the classes elsewhere; see
+`read_classes` for the files that are understood.
+"""
+
+import csv
+import os
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from context_i2w.errors import UserError
+from context_i2w.preparation.files import atomic_path, list_some, write_text
+
+DOMAINS = {"cartoon": 0, "origami": 1, "toy": 2, "sculpture": 3}
+REAL_DOMAIN = 6
+QUERY_LIST, TARGET_LIST = "imgnet_real_query.txt", "imgnet_targets.txt"
+PUBLISHED_COUNTS = {"real": 10_000, "cartoon": 3_726, "origami": 550, "toy": 1_511, "sculpture": 1_196}
+_WNID = re.compile(r"n\d{8}")
+_IMAGE_ENDINGS = {".jpeg", ".jpg", ".png"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: the file, and its class (wnid)."""
+
+    path: Path
+    wnid: str
+
+
+def find_targets(imagenet_r: Path) -> list[Picture]:
+    """The ImageNet-R files of the four domains, by class and name. Raises UserError if there are none."""
+    if not imagenet_r.is_dir():
+        raise UserError(f"{imagenet_r} is missing; unpack imagenet-r.tar there (data/README.md)")
+    folders = sorted(path for path in imagenet_r.iterdir() if _WNID.fullmatch(path.name))
+    pictures = [
+        Picture(path, folder.name)
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.name.split("_")[0] in DOMAINS and path.suffix.lower() in _IMAGE_ENDINGS
+    ]
+    if not pictures:
+        raise UserError(f"{imagenet_r} holds no <wnid>/cartoon_*.jpg and the like; is it ImageNet-R?")
+    return pictures
+
+
+def find_queries(val: Path, wnids: list[str], classes: Path | None = None) -> list[Picture]:
+    """The validation images of the classes `wnids`, sorted by class and name.
+
+    val: the folder of validation images, flat or with a folder for each class.
+    classes: where a flat folder's classes are written (`read_classes`).
+    Raises UserError for a missing folder or file, and for classes without an image.
+    """
+    if not val.is_dir():
+        raise UserError(f"{val} is missing; give ImageNet's validation images with --imagenet-val")
+    if any(_WNID.fullmatch(entry.name) for entry in os.scandir(val) if entry.is_dir()):
+        folders = [val / wnid for wnid in wnids if (val / wnid).is_dir()]
+        pictures = [Picture(path, folder.name) for folder in folders for path in folder.iterdir()]
+    elif classes is None:
+        raise UserError(f"{val} has no class folders; say with --val-classes which class each image has")
+    else:
+        wanted = set(wnids)
+        known = read_classes(classes)
+        pairs = ((path, known.get(path.stem)) for path in val.iterdir())
+        pictures = [Picture(path, wnid) for path, wnid in pairs if wnid in wanted]
+    pictures = [picture for picture in pictures if picture.path.suffix.lower() in _IMAGE_ENDINGS]
+    lacking = sorted(set(wnids) - {picture.wnid for picture in pictures})
+    if lacking:
+        raise UserError(
+            f"{val} has no image of {len(lacking)} of {len(wnids)} classes ({list_some(lacking)})"
+        )
+    return sorted(pictures, key=lambda picture: (picture.wnid, picture.path.name))
+
+
+def read_classes(path: Path) -> dict[str, str]:
+    """Image name without ending -> wnid, from any of
+
+    - LOC_val_solution.csv (Kaggle): `ILSVRC2012_val_00048981,n03995372 85 1 499 272`,
+    - the folder of bounding-box annotations `ILSVRC2012_val_00000001.xml` (image-net.org),
+    - a list of 50,000 wnids in the images' order (TensorFlow's imagenet_2012_validation_synset_labels.txt),
+    - val.txt, `ILSVRC2012_val_00000001.JPEG 65`, with LOC_synset_mapping.txt or synset_words.txt beside it.
+
+    Raises UserError for a missing file and for the development kit's ground truth, whose order is its own.
+    """
+    if path.is_dir():
+        return _classes_from_xml(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give another file with --val-classes") from None
+    rows = [line.strip() for line in lines if line.strip()]
+    if rows and rows[0].lower().startswith("imageid,"):
+        return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(rows)}
+    if rows and all(_WNID.fullmatch(row) for row in rows):
+        return {f"ILSVRC2012_val_{number:08d}": wnid for number, wnid in enumerate(rows, 1)}
+    if rows and all(re.fullmatch(r"\S+\s+\d{1,3}", row) for row in rows):
+        wnids = _synset_order(path.parent)
+        return {Path(row.split()[0]).stem: wnids[int(row.split()[1])] for row in rows}
+    if rows and all(row.isdigit() for row in rows):
+        raise UserError(
+            f"{path} numbers the classes in the development kit's own order; give LOC_val_solution.csv or "
+            "the folder of validation bounding boxes with --val-classes"
+        )
+    raise UserError(f"{path}: its first line {rows[0][:60] if rows else ''!r} fits no known list of classes")
+
+
+def _synset_order(folder: Path) -> list[str]:
+    for name in ("LOC_synset_mapping.txt", "synset_words.txt", "synsets.txt"):
+        if (folder / name).is_file():
+            lines = (folder / name).read_text(encoding="utf-8").splitlines()
+            wnids = [line.split()[0] for line in lines if line.strip()]
+            if len(wnids) == 1000 and all(map(_WNID.fullmatch, wnids)):
+                return wnids
+            raise UserError(f"{folder / name} has {len(wnids)} classes, not ImageNet's 1000")
+    raise UserError(
+        f"{folder} lacks LOC_synset_mapping.txt or synset_words.txt, which name val.txt's classes"
+    )
+
+
+def _classes_from_xml(folder: Path) -> dict[str, str]:
+    classes = {}
+    for path in folder.glob("*.xml"):
+        found = re.search(r"<name>\s*(n\d{8})\s*</name>", path.read_text(encoding="utf-8", errors="replace"))
+        if found:
+            classes[path.stem] = found[1]
+    if not classes:
+        raise UserError(
+            f"{folder} holds no ILSVRC2012_val_*.xml with a class; give another place with --val-classes"
+        )
+    return classes
+
+
+def prepare(
+    root: Path,
+    targets: list[Picture],
+    queries: list[Picture],
+    copy: bool = False,
+    progress=lambda items: items,
+) -> dict[str, int]:
+    """Fills `root`/real/<wnid>/ with links to (or copies of) the queries, then writes both lists.
+
+    root: .../imgnet; targets must lie under root/imagenet-r. Files that are there already are kept.
+    Returns the number of pictures in each domain.
+    """
+    for query in progress(queries):
+        place = root / "real" / query.wnid / query.path.name
+        if place.exists():
+            continue
+        with atomic_path(place) as temporary:
+            _put(query.path, temporary, copy)
+    wnids = sorted({target.wnid for target in targets})
+    number = {wnid: index for index, wnid in enumerate(wnids)}
+    query_lines, target_lines = [], []
+    for target in targets:
+        domain = DOMAINS[target.path.name.split("_")[0]]
+        name = f"imgnet/imagenet-r/{target.wnid}/{target.path.name}"
+        target_lines.append(f"{name} {1000 * domain + number[target.wnid]}\n")
+    for query in queries:
+        name = f"imgnet/real/{query.wnid}/{query.path.name}"
+        query_lines.append(f"{name} {number[query.wnid]}\n")
+        target_lines.append(f"{name} {1000 * REAL_DOMAIN + number[query.wnid]}\n")
+    write_text(root / TARGET_LIST, "".join(target_lines))
+    write_text(root / QUERY_LIST, "".join(query_lines))
+    return {"real": len(queries), **Counter(target.path.name.split("_")[0] for target in targets)}
+
+
+def _put(source: Path, place: Path, copy: bool) -> None:
+    if copy:
+        shutil.copyfile(source, place)
+        return
+    try:
+        place.symlink_to(source.resolve())
+    except OSError as error:
+        raise UserError(f"no link can be made in {place.parent} ({error.strerror}); add --copy") from None
