@@ -11,10 +11,10 @@ from context_i2w.published import published_name
 
 @dataclass(frozen=True)
 class OptimOptions:
-    """Options of the optimiser; the defaults are the published code's."""
+    """Options of the optimiser; the defaults are the paper's recipe."""
 
-    lr: float = 5e-4
-    weight_decay: float = 0.2
+    lr: float = 1e-5
+    weight_decay: float = 0.1
     warmup: int = 10_000  # steps
     beta1: float = 0.9
     beta2: float = 0.98

@@ -1,0 +1,1 @@
+"""Training pairs: images with captions whose object name is masked."""

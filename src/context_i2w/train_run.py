@@ -1,0 +1,234 @@
+"""One training run from its settings: data, mapper, loop, folder. Runs in each process of the run."""
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from context_i2w.checkpoints import (
+    Checkpoint,
+    CLIPReference,
+    hash_file,
+    options_from,
+    pack_mapper,
+    read_checkpoint,
+)
+from context_i2w.clip import FrozenCLIP
+from context_i2w.data.feature_cache import CacheOptions, open_cache
+from context_i2w.data.pairs import ImagePairs, ListColumns, read_pair_list
+from context_i2w.data.source import ListSource, PairSource
+from context_i2w.distributed import Process, barrier, join, leave, sum_over_processes
+from context_i2w.errors import UserError
+from context_i2w.images import Preparation
+from context_i2w.mappers import MAPPERS
+from context_i2w.optim import OptimOptions
+from context_i2w.run_folder import RunFolder, StopSignal, checkpoint_to_resume
+from context_i2w.training import Stopwatch, Trainer, TrainOptions
+from context_i2w.weights import load_clip
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that makes a run; written to its config.json."""
+
+    train_data: str
+    val_data: str | None = None
+    columns: ListColumns = ListColumns()
+    model: str = "ViT-L-14"
+    pretrained: str | None = "openai"
+    mapper: str = "context-i2w"
+    mapper_options: Mapping[str, Any] = field(default_factory=dict)
+    train: TrainOptions = TrainOptions()
+    optim: OptimOptions = OptimOptions()
+    feature_cache: str | None = None
+    cache: CacheOptions = CacheOptions()
+    crop: bool = True
+    workers: int = 4
+    logs: str = "logs"
+    name: str | None = None
+    resume: str | None = None
+    device: str | None = None
+    compiled: bool = False
+    log_every: int = 20  # steps
+    save_frequency: int = 1  # epochs
+    save_minutes: float = 30.0
+    keep: int = 0  # epoch checkpoints; 0 keeps all
+
+
+def train(settings: RunSettings) -> Path | None:
+    """Trains and returns the run's folder, or None if the run was stopped before its end.
+
+    Raises UserError for data, checkpoints or options that do not fit.
+    """
+    process = join(settings.device)
+    try:
+        return _Run(settings, process).train()
+    finally:
+        leave()
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(self, settings: RunSettings, process: Process):
+        self.settings, self.process = settings, process
+        resumed = self._read_resumed()
+        self.clip = load_clip(settings.model, settings.pretrained, process.device)
+        self.reference = CLIPReference(settings.model, settings.pretrained, self.clip.weights_hash)
+        torch.manual_seed(settings.train.seed)
+        options = options_from(settings.mapper, settings.mapper_options, "--mapper-option")
+        mapper = MAPPERS[settings.mapper](self.clip.sizes, options).to(process.device)
+        self.trainer = Trainer(
+            self.clip,
+            mapper,
+            self._source(settings.train_data, crop=settings.crop, cache=settings.feature_cache),
+            settings.train,
+            settings.optim,
+            process,
+            settings.compiled,
+        )
+        self.validation = None
+        if settings.val_data:
+            self.validation = self._source(settings.val_data, crop=False, cache=None)
+        if resumed:
+            self._check_same(resumed)
+            mapper.load_state_dict(resumed.build_mapper(self.clip.sizes).state_dict())
+            self.trainer.restore(resumed.content["training"])
+        self.folder = self._make_folder(resumed) if process.is_first else None
+        self.last_save = time.monotonic()
+
+    def train(self) -> Path | None:
+        trainer, state = self.trainer, self.trainer.state
+        watch = Stopwatch()
+        with StopSignal() as stop, self._bar(state.step) as bar:
+
+            def on_step(loss: Tensor) -> bool:
+                watch.add(trainer.global_batch)
+                bar.update()
+                if state.step % self.settings.log_every == 0 or state.step == trainer.total_steps:
+                    self._log(bar, loss, watch)
+                self._save_in_time()
+                return self._agreed(stop)
+
+            trainer.run(on_step, self._after_epoch)
+        finished = state.epoch >= self.settings.train.epochs
+        if self.folder is None:
+            return None
+        if not finished:
+            path = self.folder.save(self._content())
+            print(f"stopped by {stop.received} at step {state.step}; go on with:\n  {_command(path)}", file=sys.stderr)
+        self.folder.close()
+        return self.folder.path if finished else None
+
+    def _source(self, path: str, crop: bool, cache: str | None) -> PairSource:
+        settings, clip = self.settings, self.clip
+        pairs = read_pair_list(path, settings.columns)
+        preparation = Preparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
+        crop = crop and (cache is None or settings.cache.crops > 0)
+        rows = ImagePairs(pairs, preparation, crop, settings.train.seed, clip.sizes.context_length)
+        workers = settings.workers
+        if cache is not None:
+            data_hash = hash_file(Path(path))
+            first = self.process.is_first
+            if not first:
+                barrier()  # the first process writes the features, the others read them
+            rows = open_cache(cache, rows, clip, data_hash, settings.cache, workers=workers, write=first)
+            if first:
+                barrier()
+            workers = 0
+        size = settings.train.batch_size
+        return ListSource(rows, len(pairs), size, settings.train.seed, self.process, workers)
+
+    def _read_resumed(self) -> Checkpoint | None:
+        settings = self.settings
+        if settings.resume is None:
+            return None
+        resumed = read_checkpoint(checkpoint_to_resume(settings.resume, Path(settings.logs)))
+        if "training" not in resumed.content:
+            raise UserError(f"--resume {resumed.path}: holds no optimiser state of ours, so training can't go on from it")
+        return resumed
+
+    def _check_same(self, resumed: Checkpoint) -> None:
+        if resumed.mapper_name != self.settings.mapper or resumed.options != self.trainer.mapper.options:
+            raise UserError(f"--resume {resumed.path}: a {resumed.mapper_name} with {resumed.options}; give the same mapper")
+        if resumed.clip.weights_hash != self.clip.weights_hash:
+            raise UserError(f"--resume {resumed.path}: trained with another CLIP, {resumed.clip.model}")
+
+    def _make_folder(self, resumed: Checkpoint | None) -> RunFolder:
+        settings = self.settings
+        path = Path(settings.logs) / (settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.mapper}")
+        if resumed and resumed.path.parent.name == "checkpoints":
+            path = resumed.path.parent.parent
+        elif path.exists():
+            raise UserError(f"{path} exists already; choose another --name, or go on with --resume {path}")
+        config = asdict(settings) | {"command": _command(None), "torch": torch.__version__}
+        return RunFolder(path, config, resumed.step if resumed else None)
+
+    def _bar(self, done: int) -> tqdm:
+        total = self.trainer.total_steps
+        return tqdm(
+            total=total, initial=done, desc="training", unit="step", dynamic_ncols=True, disable=not self.process.is_first
+        )
+
+    def _log(self, bar: tqdm, loss: Tensor, watch: Stopwatch) -> None:
+        value, rate = loss.item(), watch.read()
+        if value != value:
+            raise UserError(
+                f"the loss is not a number at step {self.trainer.state.step}; lower --lr, or train with --precision "
+                "bf16 or fp32; the last checkpoint in the run's folder is from before"
+            )
+        bar.set_postfix(loss=f"{value:.4f}", images_per_s=f"{rate:.0f}")
+        if self.folder:
+            lr = self.trainer.optimizer.param_groups[0]["lr"]
+            self.folder.log(self.trainer.state.step, loss=value, lr=lr, images_per_second=round(rate, 1))
+
+    def _agreed(self, stop: StopSignal) -> bool:
+        """Whether to stop; several processes must do so at the same step, and ask one another every tenth."""
+        if self.process.world == 1:
+            return stop.received is not None
+        if self.trainer.state.step % 10:
+            return False
+        return sum_over_processes([float(stop.received is not None)])[0] > 0
+
+    def _save_in_time(self) -> None:
+        if self.folder and time.monotonic() - self.last_save > 60 * self.settings.save_minutes:
+            self.folder.save(self._content())
+            self.last_save = time.monotonic()
+
+    def _after_epoch(self) -> None:
+        settings, state = self.settings, self.trainer.state
+        scalars = {}
+        if self.validation:
+            scalars["validation_loss"] = self.trainer.validate(self.validation.epoch(0))
+        if self.folder is None:
+            return
+        if scalars:
+            self.folder.log(state.step, **scalars)
+        if state.broken:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in state.broken.most_common(8))
+            tqdm.write(f"epoch {state.epoch}: {sum(state.broken.values())} broken pairs so far ({reasons})", sys.stderr)
+        if state.epoch % settings.save_frequency == 0 or state.epoch == settings.train.epochs:
+            self.folder.save(self._content(), state.epoch, settings.keep)
+            self.last_save = time.monotonic()
+
+    def _content(self) -> dict[str, Any]:
+        trainer = self.trainer
+        packed = pack_mapper(self.settings.mapper, trainer.mapper, self.reference, trainer.state.step)
+        return packed | {"training": trainer.saved()}
+
+
+def _command(resume: Path | None) -> str:
+    """The command of this run, to be given again."""
+    words = ["python", *sys.argv]
+    if resume is not None:
+        words = [w for i, w in enumerate(words) if w != "--resume" and words[i - 1] != "--resume"]
+        words = [w for w in words if not w.startswith("--resume=")] + ["--resume", str(resume)]
+    return shlex.join(words)

@@ -1,0 +1,273 @@
+"""The training loop: one step of the contrastive objective, epochs, what is logged, saved and resumed."""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from context_i2w.clip import FrozenCLIP, ImageFeatures
+from context_i2w.data.pairs import Batch
+from context_i2w.data.source import PairSource
+from context_i2w.distributed import Process, gather_with_gradient, sum_over_processes
+from context_i2w.errors import UserError
+from context_i2w.losses import contrastive_loss
+from context_i2w.mappers import Mapper
+from context_i2w.optim import OptimOptions, learning_rate, make_optimizer, set_learning_rate
+from context_i2w.prompts import PLACEHOLDER_ID, Tokenizer, template
+
+TRAINING_PROMPT = "a photo of [*]"
+TRAINING_TEXTS = ("published", "caption", "mixed")
+PRECISIONS = ("fp32", "amp", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of the loop; the defaults are the paper's recipe where it gives one."""
+
+    epochs: int = 30
+    batch_size: int = 128  # of each process
+    accumulate: int = 1  # parts that a process's batch is split into, to save memory; the update stays the same
+    precision: str = "fp32"  # "amp" is float16 with a gradient scaler on a GPU, bfloat16 on the CPU
+    training_text: str = "published"
+    seed: int = 0
+    max_broken: float = 0.1  # share of broken pairs that stops the run
+
+
+@dataclass
+class TrainState:
+    """All that a run needs to go on exactly: saved with the mapper, restored by `Trainer.restore`.
+
+    Random numbers are drawn from (seed, step, process), so they need no state of their own.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    samples: int = 0  # of the epoch, over all processes
+    broken: Counter = field(default_factory=Counter)
+
+
+class Trainer:
+    """One mapper in training: holds its optimiser and its place in the run."""
+
+    def __init__(
+        self,
+        clip: FrozenCLIP,
+        mapper: Mapper,
+        source: PairSource,
+        options: TrainOptions,
+        optim: OptimOptions,
+        process: Process | None = None,
+        compiled: bool = False,
+    ):
+        self.clip, self.mapper, self.source = clip, mapper, source
+        self.options, self.optim, self.process = options, optim, process or Process()
+        self.state = TrainState()
+        self.optimizer = make_optimizer(mapper, optim)
+        self.total_steps = options.epochs * source.batches
+        self.forward: nn.Module = torch.compile(mapper) if compiled else mapper
+        if self.process.world > 1:
+            self.forward = nn.parallel.DistributedDataParallel(self.forward)
+        on_gpu = self.process.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.process.device.type, enabled=options.precision == "amp" and on_gpu)
+        low = torch.float16 if options.precision == "amp" and on_gpu else torch.bfloat16
+        self.autocast = lambda: torch.autocast(
+            self.process.device.type, low, enabled=options.precision != "fp32"
+        )
+        self.prompt_ids = Tokenizer(clip.sizes.context_length)([template(TRAINING_PROMPT)])
+
+    @property
+    def global_batch(self) -> int:
+        return self.source.batch_size * self.process.world
+
+    def run(self, on_step: Callable[[float], bool], on_epoch: Callable[[], None]) -> None:
+        """Trains to the end of the last epoch, from wherever the state is.
+
+        on_step gets each step's loss as a tensor and returns True to stop; on_epoch is called after each epoch.
+        """
+        self.mapper.train()
+        while self.state.epoch < self.options.epochs:
+            for batch in self.source.epoch(self.state.epoch, self.state.samples // self.global_batch):
+                loss = self.step(batch)
+                if on_step(loss):
+                    return
+            self.state.epoch, self.state.samples = self.state.epoch + 1, 0
+            self._check_broken()
+            on_epoch()
+            self.mapper.train()
+
+    def step(self, batch: Batch) -> Tensor:
+        """One update from this process's part of the global batch; returns the global batch's loss."""
+        state = self.state
+        state.broken.update(reason for _, reason in batch.broken)
+        set_learning_rate(
+            self.optimizer, learning_rate(state.step, self.optim.lr, self.optim.warmup, self.total_steps)
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(batch)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        state.step += 1
+        state.samples += self.global_batch
+        return loss
+
+    @torch.no_grad()
+    def validate(self, batches: Iterator[Batch]) -> float:
+        """Mean loss of the mapper in evaluation mode over held-out batches (the published training text)."""
+        self.mapper.eval()
+        total = count = 0.0
+        for batch in batches:
+            with self.autocast():
+                image, condition = self._features(batch)
+                text = self.clip.compose(self.prompt_ids, self.mapper(condition, image))
+            loss = contrastive_loss(image.embedding, text, self.clip.logit_scale)
+            total, count = total + float(loss) * batch.size, count + batch.size
+        total, count = sum_over_processes([total, count])
+        return total / max(count, 1)
+
+    def saved(self) -> dict[str, Any]:
+        """State for a checkpoint, in types that load safely."""
+        return {
+            "step": self.state.step,
+            "epoch": self.state.epoch,
+            "samples": self.state.samples,
+            "broken": dict(self.state.broken),
+            "global_batch": self.global_batch,
+            "total_steps": self.total_steps,
+            "seed": self.options.seed,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "options": asdict(self.options),
+            "optim": asdict(self.optim),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on where `saved` was made; the mapper's weights are loaded by the caller.
+
+        Raises UserError if data order or schedule would differ from the run that was saved.
+        """
+        now = {"global_batch": self.global_batch, "total_steps": self.total_steps, "seed": self.options.seed}
+        for name, value in now.items():
+            if saved[name] != value:
+                raise UserError(
+                    f"the checkpoint to resume was trained with {name} {saved[name]}, now it is {value}; "
+                    "give the same data, --epochs, --seed, and --batch-size times processes"
+                )
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.state = TrainState(saved["step"], saved["epoch"], saved["samples"], Counter(saved["broken"]))
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Gradients of the global loss; the batch goes through in `accumulate` parts.
+
+        The contrastive loss needs all features at once, so with several parts they are computed first without
+        gradients, then the loss's gradient with respect to them is carried back part by part.
+        """
+        parts = _split(batch, self.options.accumulate)
+        if len(parts) == 1:
+            image, text = self._compose(parts[0], 0)
+            loss = self._global_loss(image, text)
+            self.scaler.scale(loss * self.process.world).backward()  # DDP averages over processes
+            return loss.detach()
+        with torch.no_grad():
+            pairs = [self._compose(part, number) for number, part in enumerate(parts)]
+        image = torch.cat([i for i, _ in pairs])
+        text = torch.cat([t for _, t in pairs]).requires_grad_()
+        loss = self._global_loss(image, text)
+        self.scaler.scale(loss * self.process.world).backward()
+        for number, (part, gradient) in enumerate(zip(parts, text.grad.split([p.size for p in parts]), strict=True)):
+            last = number == len(parts) - 1
+            with self._no_sync(not last):
+                self._compose(part, number)[1].backward(gradient)
+        return loss.detach()
+
+    def _global_loss(self, image: Tensor, text: Tensor) -> Tensor:
+        return contrastive_loss(
+            gather_with_gradient(image), gather_with_gradient(text), self.clip.logit_scale
+        )
+
+    def _compose(self, batch: Batch, part: int) -> tuple[Tensor, Tensor]:
+        """Image embeddings and composed text features [B, E]; the same random numbers whenever it is called."""
+        seed_step(self.options.seed, self.state.step, self.process.rank * self.options.accumulate + part)
+        with self.autocast():
+            image, condition = self._features(batch)
+            words = self.forward(condition, image)
+            text = self.clip.compose(self._prompts(batch.condition_ids), words)
+        return image.embedding, text
+
+    def _features(self, batch: Batch) -> tuple[ImageFeatures, Tensor | None]:
+        device = self.process.device
+        if batch.features is not None:
+            embedding, tokens = batch.features
+            image = ImageFeatures(
+                embedding.to(device, non_blocking=True),
+                tokens.to(device, non_blocking=True) if tokens is not None else None,
+            )
+        else:
+            image = self.clip.encode_image(batch.images)
+        if not self.mapper.uses_condition:
+            return image, None
+        if batch.condition is not None:
+            return image, batch.condition.to(device, non_blocking=True)
+        return image, self.clip.encode_text(batch.condition_ids)
+
+    def _prompts(self, masked_ids: Tensor) -> Tensor:
+        """Token ids that the pseudo-word is put into: the published prompt, or the masked caption itself."""
+        text = self.options.training_text
+        if text == "published" or (text == "mixed" and self.state.step % 2 == 0):
+            return self.prompt_ids
+        has_placeholder = (masked_ids == PLACEHOLDER_ID).any(dim=1, keepdim=True)
+        return torch.where(has_placeholder, masked_ids, self.prompt_ids)
+
+    def _no_sync(self, skip: bool):
+        if skip and isinstance(self.forward, nn.parallel.DistributedDataParallel):
+            return self.forward.no_sync()
+        return contextlib.nullcontext()
+
+    def _check_broken(self) -> None:
+        broken = sum(self.state.broken.values())
+        seen = max(self.state.step * self.source.batch_size, 1)
+        if broken / seen > self.options.max_broken:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.state.broken.most_common(3))
+            raise UserError(
+                f"{broken} of {seen} training pairs were broken, more than --max-broken {self.options.max_broken} "
+                f"({reasons}); mend the list or raise the bound"
+            )
+
+
+def seed_step(seed: int, step: int, part: int) -> None:
+    """Sets torch's random numbers (dropout) for one part of one step, so that resuming needs no random state."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + part) % 2**63)
+
+
+def _split(batch: Batch, count: int) -> list[Batch]:
+    if count == 1:
+        return [batch]
+    size = -(-batch.size // count)
+    return [_rows(batch, slice(i, i + size)) for i in range(0, batch.size, size)]
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    take = lambda x: None if x is None else x[rows]  # noqa: E731
+    features = batch.features and ImageFeatures(batch.features.embedding[rows], take(batch.features.tokens))
+    return Batch(batch.condition_ids[rows], take(batch.images), features, take(batch.condition))
+
+
+class Stopwatch:
+    """Samples per second since the last reading."""
+
+    def __init__(self):
+        self.samples, self.since = 0, time.perf_counter()
+
+    def add(self, samples: int) -> None:
+        self.samples += samples
+
+    def read(self) -> float:
+        now = time.perf_counter()
+        rate = self.samples / max(now - self.since, 1e-9)
+        self.samples, self.since = 0, now
+        return rate

@@ -1,0 +1,47 @@
+"""Trains a mapping network.
+
+The built-in toy world, on a laptop's CPU in minutes; trains, evaluates the four tasks, writes a report:
+    python src/main.py
+The baseline, or another text to train on:
+    python src/main.py --mapper pic2word --training-text mixed
+Conceptual Captions with ViT-L/14, on every GPU of the machine (docs/training.md tells how to get there):
+    python src/main.py --train-data cc/Train_GCC-training_output.csv --model ViT-L/14 --openai-pretrained
+Go on with the newest run:
+    python src/main.py --resume auto
+"""
+
+import sys
+
+import torch
+
+from context_i2w.distributed import launch, started_by_launcher
+from context_i2w.errors import exit_on_user_error
+from context_i2w.settings import parse, run_settings
+from context_i2w.train_run import RunSettings, train
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse()
+    if args.train_data is None:
+        from context_i2w.toy_run import train_and_report
+
+        train_and_report(args)
+        return
+    settings = run_settings(args)
+    processes = args.processes or (torch.cuda.device_count() if args.device is None else 1)
+    if processes > 1 and not started_by_launcher():
+        launch(train, processes, settings)
+    else:
+        _train_here(settings)
+
+
+def _train_here(settings: RunSettings) -> None:
+    folder = train(settings)
+    if folder is None:
+        sys.exit(130)
+    print(f"trained: {folder}; evaluate it with `python src/eval_retrieval.py --eval-mode cirr --resume {folder}`")
+
+
+if __name__ == "__main__":
+    main()

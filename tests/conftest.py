@@ -1,0 +1,63 @@
+"""Golden tensors and models shared by the tests."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from context_i2w.mappers import ContextI2W
+from context_i2w.published import ours_from_published, parse_published
+from context_i2w.weights import clip_from_openai_state, load_state
+
+GOLDEN = Path(__file__).parent / "golden"
+
+torch.set_num_threads(2)
+
+
+def metadata(name: str) -> dict:
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        return {key: json.loads(value) if value[:1] in "[{" else value for key, value in file.metadata().items()}
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest absolute error over the largest absolute value."""
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.fixture(scope="session")
+def golden_clip_state():
+    return {name: tensor.float() for name, tensor in load_file(GOLDEN / "clip_small_weights.safetensors").items()}
+
+
+@pytest.fixture(scope="session")
+def golden_clip(golden_clip_state):
+    return clip_from_openai_state(golden_clip_state, "golden")
+
+
+@pytest.fixture(scope="session")
+def golden_mapper_tensors():
+    return load_file(GOLDEN / "mapper_small.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_mapper_state(golden_mapper_tensors):
+    """The mapper's tensors under their published names."""
+    named = golden_mapper_tensors.items()
+    return {name.removeprefix("param."): tensor.float() for name, tensor in named if name.startswith("param.")}
+
+
+@pytest.fixture()
+def golden_mapper(golden_clip, golden_mapper_state):
+    """A fresh golden mapper in evaluation mode."""
+    options = parse_published({"state_dict_img2text": golden_mapper_state}, "golden").options
+    mapper = ContextI2W(golden_clip.sizes, options)
+    load_state(mapper, ours_from_published(golden_mapper_state, list(mapper.state_dict())), "golden")
+    return mapper.eval()
+
+
+@pytest.fixture(scope="session")
+def golden_step():
+    return load_file(GOLDEN / "step_small.safetensors")
