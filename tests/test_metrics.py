@@ -73,9 +73,7 @@ def test_golden_coco_both_directions(features):
 def cirr_ranking(features):
     names = EXPECTED["cirr"]["index_names"]
     reference = torch.tensor([names.index(name) for name in EXPECTED["cirr"]["reference_names"]])
-    return names, Ranking(
-        features["cirr.ref_features"], features["cirr.image_features"], excluded=reference
-    )
+    return names, Ranking(features["cirr.ref_features"], features["cirr.image_features"], excluded=reference)
 
 
 def test_golden_cirr(features):

@@ -10,9 +10,7 @@ from context_i2w.retrieval import Ranking, ranks_of, similarities, top_indices
 
 def naive_order(row: torch.Tensor) -> list[int]:
     """Independent definition: sort all indices by (-similarity, index), removed ones left out."""
-    return sorted(
-        (i for i in range(len(row)) if row[i] > float("-inf")), key=lambda i: (-row[i].item(), i)
-    )
+    return sorted((i for i in range(len(row)) if row[i] > float("-inf")), key=lambda i: (-row[i].item(), i))
 
 
 @st.composite
@@ -90,6 +88,5 @@ def test_features_that_are_not_finite_are_refused():
 
 def test_no_queries():
     ranking = Ranking(torch.empty(0, 4), torch.eye(4))
-    assert ranking.top(2).shape == (0, 2) and ranking.ranks(torch.empty(0, dtype=torch.long)).shape == (
-        0,
-    )
+    assert ranking.top(2).shape == (0, 2)
+    assert ranking.ranks(torch.empty(0, dtype=torch.long)).shape == (0,)

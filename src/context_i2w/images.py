@@ -44,9 +44,7 @@ class BrokenImage(Exception):
     """A file that is missing, can't be decoded or is too large; `path` and `reason` say which and why."""
 
     def __init__(self, path: str, reason: str):
-        super().__init__(
-            path, reason
-        )  # both as args, so that it survives the way back from a worker process
+        super().__init__(path, reason)  # both as args, so that it survives the way back from a worker process
         self.path = path
         self.reason = reason
 

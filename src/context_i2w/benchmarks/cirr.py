@@ -69,9 +69,7 @@ def load_test(data_root: str | os.PathLike, options: CIRROptions | None = None) 
 
 def find_files(data_root: str | os.PathLike, split: str) -> Files:
     """Where captions, split file and images are, in any of the layouts met in the wild."""
-    roots = [
-        folder / inner for folder in find_folders(data_root, FOLDERS, "CIRR") for inner in ("", "cirr")
-    ]
+    roots = [folder / inner for folder in find_folders(data_root, FOLDERS, "CIRR") for inner in ("", "cirr")]
     captions = find_file([root / "captions" / f"cap.rc2.{split}.json" for root in roots], "CIRR captions")
     annotations = captions.parent.parent
     splits = [root / "image_splits" / f"split.rc2.{split}.json" for root in (annotations, *roots)]

@@ -39,9 +39,7 @@ FOLDERS = ("fashion-iq", "fashionIQ", "fashioniq_dataset")
 GARMENTS = ("dress", "shirt", "toptee")
 SUFFIXES = (".png", ".jpg", ".jpeg")  # in order of preference where an image is there twice
 CUTOFFS = (1, 5, 10, 50, 100)
-SOURCES = {"all": "the three garments and their mean"} | {
-    garment: f"{garment} only" for garment in GARMENTS
-}
+SOURCES = {"all": "the three garments and their mean"} | {garment: f"{garment} only" for garment in GARMENTS}
 CAPTIONS = {
     "reversed": "one text, second caption first (the paper)",
     "forward": "one text, first caption first",
@@ -98,9 +96,7 @@ def load(data_root: str | os.PathLike, options: FashionIQOptions | None = None) 
 def find_files(data_root: str | os.PathLike, garment: str) -> Files:
     """Where captions, split file and images of a garment are, in either layout."""
     roots = find_folders(data_root, FOLDERS, "FashionIQ")
-    places = [
-        root / folder / f"cap.{garment}.val.json" for root in roots for folder in ("captions", "json")
-    ]
+    places = [root / folder / f"cap.{garment}.val.json" for root in roots for folder in ("captions", "json")]
     captions = find_file(places, f"FashionIQ {garment} captions")
     root = captions.parent.parent
     split = find_file([root / "image_splits" / f"split.{garment}.val.json"], f"FashionIQ {garment} split")
@@ -162,9 +158,7 @@ def _gallery_names(entries: list[dict[str, Any]], files: Files, gallery: str) ->
 def _texts(entry: dict[str, Any], number: int, path: Path, options: FashionIQOptions) -> tuple[str, ...]:
     captions = entry["captions"]
     if len(captions) != 2 or not all(isinstance(caption, str) for caption in captions):
-        raise UserError(
-            f"{path}: entry {number}: two captions are expected, found {captions!r}; {REMEDY}"
-        )
+        raise UserError(f"{path}: entry {number}: two captions are expected, found {captions!r}; {REMEDY}")
     prompt = PROMPTS[options.prompt]
     if options.captions == "both-orders":
         captions = [caption.strip(".?, ") for caption in captions]

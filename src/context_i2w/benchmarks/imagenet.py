@@ -1,9 +1,9 @@
 """ImageNet to ImageNet-R, domain conversion: a photo, and the same class as cartoon, origami, toy, sculpture.
 
 Files:
-    imgnet/imagenet-r/<wnid>/{cartoon,origami,toy,sculpture}_<n>.jpg    targets, other names are not used
-    imgnet/real/<wnid>/ILSVRC2012_val_<n>.JPEG                          queries, and distractors in the gallery
-    imgnet/imgnet_real_query.txt, imgnet/imgnet_targets.txt             the published lists, if there
+    imgnet/imagenet-r/<wnid>/{cartoon,origami,toy,sculpture}_<n>.jpg   targets, other names are not used
+    imgnet/real/<wnid>/ILSVRC2012_val_<n>.JPEG                         queries, and distractors
+    imgnet/imgnet_real_query.txt, imgnet/imgnet_targets.txt            the published lists, if there
 A line of a list is `imgnet/imagenet-r/n04086273/toy_3.jpg 2002`, the label being 1000 x domain + class; without
 the lists the same sets are taken from the folders.
 """
@@ -74,9 +74,7 @@ def load(data_root: str | os.PathLike, options: ImageNetOptions | None = None) -
     return Benchmark("imgnet", groups, protocol)
 
 
-def _group(
-    domain: str, queries: LabelledImages, gallery: LabelledImages, wanted: torch.Tensor
-) -> QueryGroup:
+def _group(domain: str, queries: LabelledImages, gallery: LabelledImages, wanted: torch.Tensor) -> QueryGroup:
     by_label: dict[int, list[int]] = {}
     for index, label in enumerate(gallery.labels.tolist()):
         by_label.setdefault(label, []).append(index)
@@ -107,9 +105,7 @@ def _read_list(path: Path, folder: Path) -> LabelledImages:
             continue
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdigit():
-            raise UserError(
-                f"{path}:{number}: `path label` is expected, found {line.strip()!r}; {REMEDY}"
-            )
+            raise UserError(f"{path}:{number}: `path label` is expected, found {line.strip()!r}; {REMEDY}")
         names.append(name.strip())
         labels.append(int(label))
     if not names:
