@@ -40,7 +40,9 @@ def _train_here(settings: RunSettings) -> None:
     folder = train(settings)
     if folder is None:
         sys.exit(130)
-    print(f"trained: {folder}; evaluate it with `python src/eval_retrieval.py --eval-mode cirr --resume {folder}`")
+    print(
+        f"trained: {folder}; evaluate it with `python src/eval_retrieval.py --eval-mode cirr --resume {folder}`"
+    )
 
 
 if __name__ == "__main__":

@@ -153,7 +153,9 @@ def two_process_steps(batches: list[Batch], state: dict, folder: str, accumulate
     half = batches[0].size // 2
     mine = slice(process.rank * half, (process.rank + 1) * half)
     parts = [
-        Batch(b.condition_ids[mine], features=ImageFeatures(b.features.embedding[mine], b.features.tokens[mine]))
+        Batch(
+            b.condition_ids[mine], features=ImageFeatures(b.features.embedding[mine], b.features.tokens[mine])
+        )
         for b in batches
     ]
     trainer = small_trainer(clip, parts, process, dropout=0.0, accumulate=accumulate)

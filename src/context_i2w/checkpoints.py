@@ -17,8 +17,8 @@ import torch
 from context_i2w.clip import CLIPSizes, FrozenCLIP
 from context_i2w.errors import UserError
 from context_i2w.mappers import MAPPERS, Mapper
-from context_i2w.published import is_published, ours_from_published, parse_published
-from context_i2w.weights import State, clip_from_openai_state, load_clip, load_state
+from context_i2w.published import is_published, ours_from_published, parse_published, published_name
+from context_i2w.weights import State, clip_from_openai_state, load_clip, load_state, sizes_by_name
 
 FORMAT = "context-i2w/1"
 
@@ -67,24 +67,26 @@ class Checkpoint:
     def build_mapper(self, sizes: CLIPSizes) -> Mapper:
         """The mapper in evaluation mode. Raises UserError naming tensors and shapes if it does not fit the CLIP."""
         mapper = MAPPERS[self.mapper_name](sizes, self.options)
-        state = self.mapper_state
+        state, shown = self.mapper_state, str
         if self.source == "published":
-            state = ours_from_published(state, list(mapper.state_dict()))
-        load_state(mapper, state, str(self.path))
+            state, shown = ours_from_published(state, list(mapper.state_dict())), published_name
+        load_state(mapper, state, str(self.path), shown)
         return mapper.eval()
 
     def _published_clip(self, model: str | None, device) -> FrozenCLIP:
         name = f"CLIP of {self.path.name}"
         clip = clip_from_openai_state(self.clip_state, name, device)
         if model is not None:
-            asked = _sizes_of(model)
+            asked = sizes_by_name(model)
             if asked != clip.sizes:
                 differ = [
                     f"{field} {value} in the file, {asdict(asked)[field]} in {model}"
                     for field, value in asdict(clip.sizes).items()
                     if value != asdict(asked)[field]
                 ]
-                raise UserError(f"--model {model} contradicts {self.path}: {', '.join(differ)}; leave out --model")
+                raise UserError(
+                    f"--model {model} contradicts {self.path}: {', '.join(differ)}; leave out --model"
+                )
         return clip
 
 
@@ -100,14 +102,18 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path}: does not load safely as a checkpoint ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{path}: does not load safely as a checkpoint ({str(error).splitlines()[0]})"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a {type(content).__name__}, not a checkpoint")
     if is_published(content):
         return _from_published(path, content)
     if content.get("format") != FORMAT:
         keys = ", ".join(map(str, list(content)[:6]))
-        raise UserError(f"{path}: not a checkpoint of a mapper (it holds {keys}); train one with `python src/main.py`")
+        raise UserError(
+            f"{path}: not a checkpoint of a mapper (it holds {keys}); train one with `python src/main.py`"
+        )
     return _from_ours(path, content)
 
 
@@ -186,12 +192,6 @@ def _from_ours(path: Path, content: dict) -> Checkpoint:
         step=content["step"],
         content=content,
     )
-
-
-def _sizes_of(model: str) -> CLIPSizes:
-    """Sizes of a model by name, without reading weights."""
-    with torch.device("meta"):
-        return load_clip(model, pretrained=None).sizes
 
 
 # Published optimiser states hold learning rates as NumPy scalars; nothing else of NumPy is let in.

@@ -97,7 +97,10 @@ class FrozenCLIP(nn.Module):
         """One pass of the vision tower over prepared images [B, 3, H, W]."""
         with torch.no_grad():
             out = self.visual.forward_intermediates(
-                images.to(self.device, non_blocking=True), indices=1, output_fmt="NLC", output_extra_tokens=True
+                images.to(self.device, non_blocking=True),
+                indices=1,
+                output_fmt="NLC",
+                output_extra_tokens=True,
             )
             tokens = torch.cat([out["image_intermediates_prefix"][0], out["image_intermediates"][0]], dim=1)
         return ImageFeatures(out["image_features"], tokens)
@@ -120,7 +123,9 @@ class FrozenCLIP(nn.Module):
         count = is_placeholder.sum(1)
         wanted = pseudo_words.shape[1] if pseudo_words.dim() == 3 else count.clamp(min=1)
         if not (count == wanted).all():
-            raise ValueError(f"placeholders per prompt {count.tolist()}, pseudo-word tokens {tuple(pseudo_words.shape)}")
+            raise ValueError(
+                f"placeholders per prompt {count.tolist()}, pseudo-word tokens {tuple(pseudo_words.shape)}"
+            )
         words = self.token_embedding(ids)
         if pseudo_words.dim() == 2:
             placed = pseudo_words[:, None]
@@ -163,7 +168,9 @@ class FrozenCLIP(nn.Module):
         if unknown:
             tokenizer = Tokenizer()
             words = ", ".join(repr(tokenizer.decode([i])) for i in unknown[:8])
-            raise UserError(f"{self.name} does not know {words}: its small vocabulary covers the toy world only")
+            raise UserError(
+                f"{self.name} does not know {words}: its small vocabulary covers the toy world only"
+            )
 
     def _check_supported(self, visual: nn.Module, text: nn.Module) -> None:
         parts = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")

@@ -99,7 +99,9 @@ def checkpoint_to_resume(resume: str, logs: Path) -> Path:
     if resume == "auto":
         path = newest_checkpoint(logs)
         if path is None:
-            raise UserError(f"--resume auto: no run with a checkpoint under {logs}/; start one without --resume")
+            raise UserError(
+                f"--resume auto: no run with a checkpoint under {logs}/; start one without --resume"
+            )
         return path
     path = Path(resume)
     return path / "checkpoints" / LAST if path.is_dir() else path

@@ -124,7 +124,10 @@ class _Run:
             return None
         if not finished:
             path = self.folder.save(self._content())
-            print(f"stopped by {stop.received} at step {state.step}; go on with:\n  {_command(path)}", file=sys.stderr)
+            print(
+                f"stopped by {stop.received} at step {state.step}; go on with:\n  {_command(path)}",
+                file=sys.stderr,
+            )
         self.folder.close()
         return self.folder.path if finished else None
 
@@ -153,18 +156,24 @@ class _Run:
             return None
         resumed = read_checkpoint(checkpoint_to_resume(settings.resume, Path(settings.logs)))
         if "training" not in resumed.content:
-            raise UserError(f"--resume {resumed.path}: holds no optimiser state of ours, so training can't go on from it")
+            raise UserError(
+                f"--resume {resumed.path}: holds no optimiser state of ours, so training can't go on from it"
+            )
         return resumed
 
     def _check_same(self, resumed: Checkpoint) -> None:
         if resumed.mapper_name != self.settings.mapper or resumed.options != self.trainer.mapper.options:
-            raise UserError(f"--resume {resumed.path}: a {resumed.mapper_name} with {resumed.options}; give the same mapper")
+            raise UserError(
+                f"--resume {resumed.path}: a {resumed.mapper_name} with {resumed.options}; give the same mapper"
+            )
         if resumed.clip.weights_hash != self.clip.weights_hash:
             raise UserError(f"--resume {resumed.path}: trained with another CLIP, {resumed.clip.model}")
 
     def _make_folder(self, resumed: Checkpoint | None) -> RunFolder:
         settings = self.settings
-        path = Path(settings.logs) / (settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.mapper}")
+        path = Path(settings.logs) / (
+            settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.mapper}"
+        )
         if resumed and resumed.path.parent.name == "checkpoints":
             path = resumed.path.parent.parent
         elif path.exists():
@@ -175,7 +184,12 @@ class _Run:
     def _bar(self, done: int) -> tqdm:
         total = self.trainer.total_steps
         return tqdm(
-            total=total, initial=done, desc="training", unit="step", dynamic_ncols=True, disable=not self.process.is_first
+            total=total,
+            initial=done,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self.process.is_first,
         )
 
     def _log(self, bar: tqdm, loss: Tensor, watch: Stopwatch) -> None:
@@ -214,7 +228,10 @@ class _Run:
             self.folder.log(state.step, **scalars)
         if state.broken:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in state.broken.most_common(8))
-            tqdm.write(f"epoch {state.epoch}: {sum(state.broken.values())} broken pairs so far ({reasons})", sys.stderr)
+            tqdm.write(
+                f"epoch {state.epoch}: {sum(state.broken.values())} broken pairs so far ({reasons})",
+                sys.stderr,
+            )
         if state.epoch % settings.save_frequency == 0 or state.epoch == settings.train.epochs:
             self.folder.save(self._content(), state.epoch, settings.keep)
             self.last_save = time.monotonic()

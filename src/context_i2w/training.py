@@ -31,7 +31,9 @@ class TrainOptions:
 
     epochs: int = 30
     batch_size: int = 128  # of each process
-    accumulate: int = 1  # parts that a process's batch is split into, to save memory; the update stays the same
+    accumulate: int = (
+        1  # parts that a process's batch is split into, to save memory; the update stays the same
+    )
     precision: str = "fp32"  # "amp" is float16 with a gradient scaler on a GPU, bfloat16 on the CPU
     training_text: str = "published"
     seed: int = 0
@@ -73,7 +75,9 @@ class Trainer:
         if self.process.world > 1:
             self.forward = nn.parallel.DistributedDataParallel(self.forward)
         on_gpu = self.process.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.process.device.type, enabled=options.precision == "amp" and on_gpu)
+        self.scaler = torch.amp.GradScaler(
+            self.process.device.type, enabled=options.precision == "amp" and on_gpu
+        )
         low = torch.float16 if options.precision == "amp" and on_gpu else torch.bfloat16
         self.autocast = lambda: torch.autocast(
             self.process.device.type, low, enabled=options.precision != "fp32"
@@ -179,7 +183,9 @@ class Trainer:
         text = torch.cat([t for _, t in pairs]).requires_grad_()
         loss = self._global_loss(image, text)
         self.scaler.scale(loss * self.process.world).backward()
-        for number, (part, gradient) in enumerate(zip(parts, text.grad.split([p.size for p in parts]), strict=True)):
+        for number, (part, gradient) in enumerate(
+            zip(parts, text.grad.split([p.size for p in parts]), strict=True)
+        ):
             last = number == len(parts) - 1
             with self._no_sync(not last):
                 self._compose(part, number)[1].backward(gradient)

@@ -2,6 +2,8 @@
 
 import json
 import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
@@ -9,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from context_i2w.clip import FrozenCLIP
+from context_i2w.clip import CLIPSizes, FrozenCLIP
 from context_i2w.errors import UserError
 
 TOY_FOLDER = Path(__file__).resolve().parents[2] / "checkpoints" / "toy"
@@ -19,7 +21,9 @@ HEAD_WIDTH = 64  # of every attention head in OpenAI's models; their files do no
 State = dict[str, Tensor]
 
 
-def load_clip(model: str = "ViT-L-14", pretrained: str | None = "openai", device: str | torch.device = "cpu") -> FrozenCLIP:
+def load_clip(
+    model: str = "ViT-L-14", pretrained: str | None = "openai", device: str | torch.device = "cpu"
+) -> FrozenCLIP:
     """FrozenCLIP by name.
 
     model: "toy", or any open_clip model with CLIP's towers; `ViT-L/14` is the same as `ViT-L-14`.
@@ -27,19 +31,34 @@ def load_clip(model: str = "ViT-L-14", pretrained: str | None = "openai", device
         None draws random weights. The toy CLIP has its own file.
     Raises UserError for an unknown model or tag, a missing file, or weights of other sizes.
     """
-    name = "ViT-L-14" if model is None else model.replace("/", "-")
-    if name in ("toy", TOY_MODEL):
-        open_clip.add_model_config(TOY_FOLDER / f"{TOY_MODEL}.json")
-        name = TOY_MODEL
-        if pretrained in (None, "toy", "openai"):
-            pretrained = str(TOY_FOLDER / f"{TOY_MODEL}.safetensors")
-    if name not in open_clip.list_models():
-        raise UserError(f"--model {model}: unknown to open_clip; `open_clip.list_models()` lists the names")
+    name = _known_name(model)
+    if name == TOY_MODEL and pretrained in (None, "toy", "openai"):
+        pretrained = str(TOY_FOLDER / f"{TOY_MODEL}.safetensors")
     if pretrained is None or pretrained in open_clip.list_pretrained_tags_by_model(name):
         network = _create(name, pretrained)
     else:
         network = _create_from_file(name, Path(pretrained))
     return FrozenCLIP(network, name).to(device)
+
+
+def sizes_by_name(model: str) -> CLIPSizes:
+    """Sizes of an open_clip model, from its configuration alone. Raises UserError if it is unknown or has no ViT."""
+    config = open_clip.get_model_config(_known_name(model))
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if not isinstance(vision.get("layers"), int) or "width" not in text:
+        raise UserError(
+            f"--model {model}: needs CLIP's vision transformer and text tower; choose one such as ViT-L/14"
+        )
+    image_size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    return CLIPSizes(
+        image_size=image_size,
+        image_tokens=(image_size // patch) ** 2 + 1,
+        vision_width=vision["width"],
+        embed_dim=config["embed_dim"],
+        text_width=text["width"],
+        context_length=text.get("context_length", 77),
+        vocabulary=text.get("vocab_size", 49408),
+    )
 
 
 def clip_from_openai_state(state: State, name: str, device: str | torch.device = "cpu") -> FrozenCLIP:
@@ -69,19 +88,21 @@ def clip_from_openai_state(state: State, name: str, device: str | torch.device =
             },
         }
     except (KeyError, ValueError) as error:
-        raise UserError(f"{name}: not a CLIP with a vision transformer in OpenAI's names ({error})") from error
+        raise UserError(
+            f"{name}: not a CLIP with a vision transformer in OpenAI's names ({error})"
+        ) from error
     network = open_clip.CLIP(**config, quick_gelu=True)
     load_state(network, state, name)
     return FrozenCLIP(network, name).to(device)
 
 
-def load_state(module: torch.nn.Module, state: State, name: str) -> None:
-    """Strict loading; a mismatch is one UserError that names the tensors and both shapes."""
+def load_state(module: torch.nn.Module, state: State, name: str, shown: Callable[[str], str] = str) -> None:
+    """Strict loading; a mismatch is one UserError that names the tensors, as the file does (`shown`), and both shapes."""
     own = module.state_dict()
-    faults = [f"{key}: missing" for key in own.keys() - state.keys()]
-    faults += [f"{key}: unexpected" for key in state.keys() - own.keys()]
+    faults = [f"{shown(key)}: missing" for key in own.keys() - state.keys()]
+    faults += [f"{shown(key)}: unexpected" for key in state.keys() - own.keys()]
     faults += [
-        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        f"{shown(key)}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
         for key in own.keys() & state.keys()
         if own[key].shape != state[key].shape
     ]
@@ -117,6 +138,15 @@ def without_archive_scalars(state: State) -> State:
     return {k: v for k, v in state.items() if k not in ("input_resolution", "context_length", "vocab_size")}
 
 
+def _known_name(model: str) -> str:
+    name = TOY_MODEL if model == "toy" else model.replace("/", "-")
+    if name == TOY_MODEL:
+        open_clip.add_model_config(TOY_FOLDER / f"{TOY_MODEL}.json")
+    if name not in open_clip.list_models():
+        raise UserError(f"--model {model}: unknown to open_clip; `open_clip.list_models()` lists the names")
+    return name
+
+
 def _create(name: str, tag: str | None) -> torch.nn.Module:
     try:
         # The tag, not the model's configuration, knows which activation the weights were trained with.
@@ -141,8 +171,6 @@ def _create_from_file(name: str, path: Path) -> torch.nn.Module:
 
 def is_openai_archive(path: Path) -> bool:
     """Whether the file is a TorchScript archive, as OpenAI publishes CLIP."""
-    import zipfile
-
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -151,7 +179,9 @@ def is_openai_archive(path: Path) -> bool:
 
 def _read_archive(path: Path, first: Exception) -> State:
     if not is_openai_archive(path):
-        raise UserError(f"{path}: not a weights file that loads safely ({str(first).splitlines()[0]})") from first
+        raise UserError(
+            f"{path}: not a weights file that loads safely ({str(first).splitlines()[0]})"
+        ) from first
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.load(path, map_location="cpu").state_dict()

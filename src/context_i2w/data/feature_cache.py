@@ -65,7 +65,9 @@ class FeatureCache(Dataset):
         views = np.asarray(rows) + self.key.rows * (epoch % max(self.key.crops, 1))
         parts = {name: self._gather(name, views) for name in self.shards[0]}
         valid = parts["valid"]
-        broken = tuple((self.pairs.pairs.images[row], "broken when cached") for row in np.asarray(rows)[~valid])
+        broken = tuple(
+            (self.pairs.pairs.images[row], "broken when cached") for row in np.asarray(rows)[~valid]
+        )
         ids, embeddings, conditions = (parts[n][valid] for n in ("condition_ids", "embeddings", "conditions"))
         tokens = None
         if self.key.tokens:
@@ -74,7 +76,10 @@ class FeatureCache(Dataset):
                 tokens *= torch.from_numpy(parts["scales"][valid]).float()[..., None]
         features = ImageFeatures(torch.from_numpy(embeddings), tokens)
         return Batch(
-            torch.from_numpy(ids).long(), features=features, condition=torch.from_numpy(conditions), broken=broken
+            torch.from_numpy(ids).long(),
+            features=features,
+            condition=torch.from_numpy(conditions),
+            broken=broken,
         )
 
     def open(self) -> "FeatureCache":
@@ -85,7 +90,9 @@ class FeatureCache(Dataset):
         for shard in range(self.shard_count):
             folder = self._shard_folder(shard)
             if not folder.is_dir():
-                raise UserError(f"{folder}: missing from the feature cache; run the same command again to finish it")
+                raise UserError(
+                    f"{folder}: missing from the feature cache; run the same command again to finish it"
+                )
             self.shards.append({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
         return self
 
@@ -103,7 +110,12 @@ class FeatureCache(Dataset):
         todo = [shard for shard in range(self.shard_count) if not self._shard_folder(shard).is_dir()]
         if not todo:
             return
-        with tqdm(total=self.views - (self.shard_count - len(todo)) * SHARD_ROWS, desc="caching image features", unit="img", dynamic_ncols=True) as bar:
+        with tqdm(
+            total=self.views - (self.shard_count - len(todo)) * SHARD_ROWS,
+            desc="caching image features",
+            unit="img",
+            dynamic_ncols=True,
+        ) as bar:
             for shard in todo:
                 views = range(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, self.views))
                 self._write_shard(shard, views, clip, batch_size, workers, bar)
@@ -218,7 +230,9 @@ def _claim(folder: Path, key: CacheKey) -> None:
         found = json.loads(stamp.read_text())
         differs = [name for name, value in key.as_json().items() if found.get(name) != value]
         if differs:
-            raise UserError(f"{folder}: features of another {', '.join(differs)}; delete the folder or name another one")
+            raise UserError(
+                f"{folder}: features of another {', '.join(differs)}; delete the folder or name another one"
+            )
         return
     folder.mkdir(parents=True, exist_ok=True)
     temporary = stamp.with_suffix(".tmp")

@@ -24,7 +24,9 @@ class PairSource(Protocol):
 class ListSource:
     """Batches of a list's rows, from images (ImagePairs) or from cached features (FeatureCache)."""
 
-    def __init__(self, rows: Dataset, count: int, batch_size: int, seed: int, process: Process, workers: int = 0):
+    def __init__(
+        self, rows: Dataset, count: int, batch_size: int, seed: int, process: Process, workers: int = 0
+    ):
         self.rows, self.batch_size, self.workers = rows, batch_size, workers
         self.sampler = EpochBatches(count, batch_size, seed, process.rank, process.world)
         self.batches = self.sampler.batches
