@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = load_models(paths, arguments.model, pretrained, device)
     data_root = choose_data_root(arguments.data_root, models.clip)
     benchmark = BENCHMARKS[arguments.eval_mode].load(data_root, options)
+    if arguments.submission_dir and benchmark.submission is None:
+        raise UserError(f"--submission-dir: {arguments.eval_mode} has its answers; give it with --eval-mode cirr_test")
     result = evaluate(benchmark, models.clip, models.mappers, encoding)
     print(table(result))
     if arguments.output:
@@ -58,8 +60,6 @@ def check(arguments: argparse.Namespace) -> EncodingOptions:
         raise UserError(f"--batch-size {arguments.batch_size}: at least 1 is needed")
     if arguments.workers is not None and arguments.workers < 0:
         raise UserError(f"--workers {arguments.workers}: 0 or more are needed")
-    if arguments.submission_dir and arguments.eval_mode != "cirr_test":
-        raise UserError("--submission-dir has no meaning but for --eval-mode cirr_test")
     outputs = {"--output": arguments.output, "--rankings": arguments.rankings}
     for option, path in outputs.items():
         if path:

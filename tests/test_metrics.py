@@ -41,9 +41,7 @@ def test_ceiling_is_the_recall_of_a_perfect_ranking():
     positives = torch.tensor([3, 0, 12])
     hits = torch.arange(20)[None] < positives[:, None]
     perfect = metrics.recall_and_precision_at(hits, positives, (1, 10), gallery_size=20)
-    assert metrics.recall_ceiling_at(positives, (1, 10)) == pytest.approx(
-        {k: perfect[k] for k in ("R@1", "R@10")}
-    )
+    assert metrics.recall_ceiling_at(positives, (1, 10)) == pytest.approx({k: perfect[k] for k in ("R@1", "R@10")})
 
 
 def test_mean_average_precision_by_hand():
@@ -106,7 +104,5 @@ def test_golden_imagenet(features, domain):
     hits = labels[top] == wanted[:, None]
     positives = (labels[None] == wanted[:, None]).sum(1)
     result = metrics.recall_and_precision_at(hits, positives, (*CUTOFFS, 200), len(labels))
-    expected = {
-        k.removeprefix("Real2Sketch_"): 100 * v for k, v in EXPECTED["imgnet"][f"domain{domain}"].items()
-    }
+    expected = {k.removeprefix("Real2Sketch_"): 100 * v for k, v in EXPECTED["imgnet"][f"domain{domain}"].items()}
     assert result == pytest.approx(expected, abs=1e-5)

@@ -1,7 +1,7 @@
 """End to end against the published implementation: `src/eval_retrieval.py` on small benchmarks.
 
-`tests/golden/benchmarks/` holds a data root in the genuine formats, odd images and captions included, and what
-the published code reports on it. The checkpoint is put together in the published file format.
+`tests/golden/benchmarks/` holds a data root in the genuine formats, odd images and captions included, and
+what the published code reports on it. The checkpoint is put together in the published file format.
 """
 
 import json
@@ -60,9 +60,7 @@ def run(checkpoint, tmp_path_factory):
         if mode not in finished:
             finished[mode] = evaluate(mode, tmp_path_factory.mktemp(mode))
         folder = finished[mode]
-        rankings = [
-            json.loads(line) for line in (folder / "out.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
+        rankings = [json.loads(line) for line in (folder / "out.jsonl").read_text(encoding="utf-8").splitlines()]
         return json.loads((folder / "out.json").read_text(encoding="utf-8")), rankings
 
     once.folders = finished
@@ -99,15 +97,9 @@ def test_cirr(run):
         output["results"]["all"], expected["metrics"], lambda name: name.removeprefix("recall_"), lambda _: 1
     )
     subset = expected["subset"]["metrics"]
-    assert {name: output["results"]["all"]["composed"][name] for name in subset} == pytest.approx(
-        subset, abs=POINTS
-    )
-    assert_same_lists(
-        top_lists(rankings, "all"), expected["top10_composed"], expected["top10_near_tie_positions"]
-    )
-    assert [entry["id"] for entry in rankings[: len(expected["pairids"])]] == [
-        str(p) for p in expected["pairids"]
-    ]
+    assert {name: output["results"]["all"]["composed"][name] for name in subset} == pytest.approx(subset, abs=POINTS)
+    assert_same_lists(top_lists(rankings, "all"), expected["top10_composed"], expected["top10_near_tie_positions"])
+    assert [entry["id"] for entry in rankings[: len(expected["pairids"])]] == [str(p) for p in expected["pairids"]]
 
 
 @pytest.mark.parametrize("garment", ["dress", "shirt", "toptee"])
@@ -115,12 +107,8 @@ def test_fashion(run, garment):
     output, rankings = run("fashion")
     expected = EXPECTED[f"fashion_{garment}"]
     assert_metrics(output["results"][garment], expected["metrics"], str, lambda _: 1)
-    assert_same_lists(
-        top_lists(rankings, garment), expected["top10_composed"], expected["top10_near_tie_positions"]
-    )
-    mean = (
-        sum(EXPECTED[f"fashion_{g}"]["metrics"]["composed"]["R@10"] for g in ("dress", "shirt", "toptee")) / 3
-    )
+    assert_same_lists(top_lists(rankings, garment), expected["top10_composed"], expected["top10_near_tie_positions"])
+    mean = sum(EXPECTED[f"fashion_{g}"]["metrics"]["composed"]["R@10"] for g in ("dress", "shirt", "toptee")) / 3
     assert output["results"]["mean"]["composed"]["R@10"] == pytest.approx(mean, abs=POINTS)
 
 
@@ -134,9 +122,7 @@ def test_coco(run):
     expected = EXPECTED["coco"]
     scale = lambda name: 1 if "rank" in name else 100  # noqa: E731
     assert_metrics(output["results"]["all"], expected["metrics"], rename, scale)
-    assert_same_lists(
-        top_lists(rankings, "all"), expected["top10_composed"], expected["top10_near_tie_positions"]
-    )
+    assert_same_lists(top_lists(rankings, "all"), expected["top10_composed"], expected["top10_near_tie_positions"])
 
 
 @pytest.mark.parametrize("domain", ["cartoon", "origami", "toy", "sculpture"])
@@ -145,9 +131,7 @@ def test_imagenet(run, domain):
     expected = EXPECTED["imgnet"]["domains"][domain]
     rename = lambda name: name.removeprefix("Real2Sketch_")  # noqa: E731
     assert_metrics(output["results"][domain], expected["metrics"], rename, lambda _: 100)
-    assert_same_lists(
-        top_lists(rankings, domain), expected["top10_composed"], expected["top10_near_tie_positions"]
-    )
+    assert_same_lists(top_lists(rankings, domain), expected["top10_composed"], expected["top10_near_tie_positions"])
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -17,9 +17,7 @@ def naive_order(row: torch.Tensor) -> list[int]:
 def similarity_rows(draw):
     queries, gallery = draw(st.integers(1, 5)), draw(st.integers(1, 12))
     values = st.sampled_from([-1.0, -0.25, -0.0, 0.0, 0.25, 0.5, float("-inf")])  # few values: many ties
-    rows = draw(
-        st.lists(st.lists(values, min_size=gallery, max_size=gallery), min_size=queries, max_size=queries)
-    )
+    rows = draw(st.lists(st.lists(values, min_size=gallery, max_size=gallery), min_size=queries, max_size=queries))
     return torch.tensor(rows)
 
 

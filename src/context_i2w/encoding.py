@@ -33,7 +33,8 @@ class EncodingOptions:
     """None of these changes a result by more than rounding (about 1e-6), `amp` aside.
 
     batch_size: images per vision pass, and texts or compositions per text pass. workers: processes that
-    read images; None chooses from the machine's cores. precision: "fp32", or "amp" (fp16 on a GPU, bf16 elsewhere).
+    read images; None chooses from the machine's cores. precision: "fp32", or "amp" (fp16 on a GPU, bf16
+    elsewhere).
     """
 
     batch_size: int = 64
@@ -70,19 +71,14 @@ class Pending(NamedTuple):
     slot: int
 
 
-def encode(
-    benchmark: Benchmark, clip: FrozenCLIP, mappers: Mapping[str, Mapper], options: EncodingOptions
-) -> Encoded:
+def encode(benchmark: Benchmark, clip: FrozenCLIP, mappers: Mapping[str, Mapper], options: EncodingOptions) -> Encoded:
     """Encodes images, texts and every mapper's compositions. Raises UserError listing unreadable images."""
     groups = benchmark.groups
     images = _numbered(source for group in groups for source in (*group.gallery, *group.references))
     prompts = _numbered(prompt for group in groups for row in group.prompts for prompt in row)
     texts = _numbered([*prompts, *(text for group in groups for row in group.texts for text in row)])
     slots = _numbered(
-        (source, prompt)
-        for group in groups
-        for source, row in zip(group.references, group.prompts)
-        for prompt in row
+        (source, prompt) for group in groups for source, row in zip(group.references, group.prompts) for prompt in row
     )
     waiting: dict[int, list[Pending]] = {}
     for (source, prompt), slot in slots.items():
@@ -95,9 +91,7 @@ def encode(
         composed = {row: torch.empty(len(slots), clip.sizes.embed_dim, device=clip.device) for row in mappers}
         for batch, features in _vision_passes(list(images), clip, options, benchmark.name):
             embeddings[batch.indices] = features.embedding.float()
-            for jobs in _chunks(
-                [job for i in batch.indices for job in waiting.get(i, ())], options.batch_size
-            ):
+            for jobs in _chunks([job for i in batch.indices for job in waiting.get(i, ())], options.batch_size):
                 _compose(jobs, batch, features, clip, mappers, ids, conditions, composed)
             for index, first in batch.repeats:
                 embeddings[index] = embeddings[first]

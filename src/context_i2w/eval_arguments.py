@@ -18,9 +18,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(description: str) -> Parser:
-    parser = Parser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument(
         "--eval-mode", "--eval_mode", required=True, choices=list(BENCHMARKS), metavar="TASK",
         help="benchmark: " + ", ".join(BENCHMARKS),
@@ -36,9 +34,7 @@ def protocol_options(benchmark: str, arguments: argparse.Namespace) -> Any:
     """The benchmark's own options from the command line; UserError for an option of another benchmark."""
     kind = BENCHMARKS[benchmark].options
     known = {_flag(kind, field.name): field.name for field in fields(kind)}
-    chosen = {
-        flag: value for flag, value in vars(arguments).items() if flag in _variants() and value is not None
-    }
+    chosen = {flag: value for flag, value in vars(arguments).items() if flag in _variants() and value is not None}
     for flag in chosen:
         if flag not in known:
             raise UserError(f"--{flag.replace('_', '-')} has no meaning for --eval-mode {benchmark}")
@@ -51,15 +47,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="checkpoint of ours or of the published code, or a run's folder; repeat it for a row each. "
         "Default: the newest run under logs/, else the shipped toy checkpoint",
     )  # fmt: skip
-    group.add_argument(
-        "--openai-pretrained", action="store_true", help="CLIP weights of OpenAI, if CKPT names none"
-    )
-    group.add_argument(
-        "--model", help="CLIP model, e.g. ViT-L/14; default: the one the checkpoint belongs to"
-    )
-    group.add_argument(
-        "--pretrained", metavar="TAG|FILE", help="open_clip tag or local file of CLIP's weights"
-    )
+    group.add_argument("--openai-pretrained", action="store_true", help="CLIP weights of OpenAI, if CKPT names none")
+    group.add_argument("--model", help="CLIP model, e.g. ViT-L/14; default: the one the checkpoint belongs to")
+    group.add_argument("--pretrained", metavar="TAG|FILE", help="open_clip tag or local file of CLIP's weights")
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
@@ -76,26 +66,20 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--gpu", type=int, metavar="N", help="number of the GPU (leave it out on a machine without)"
-    )
-    group.add_argument(
-        "--device", help="torch device, e.g. cuda:1, cpu, mps (default: a GPU if there is one)"
-    )
+    group.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (leave it out on a machine without)")
+    group.add_argument("--device", help="torch device, e.g. cuda:1, cpu, mps (default: a GPU if there is one)")
     group.add_argument("--batch-size", type=int, default=64, help="images per vision pass (default: 64)")
-    group.add_argument(
-        "--workers", type=int, help="processes that read images (default: by the machine's cores)"
-    )
-    group.add_argument(
-        "--precision", choices=["fp32", "amp"], default="fp32", help="amp: mixed (default: fp32)"
-    )
+    group.add_argument("--workers", type=int, help="processes that read images (default: by the machine's cores)")
+    group.add_argument("--precision", choices=["fp32", "amp"], default="fp32", help="amp: mixed (default: fp32)")
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output", metavar="FILE.json", help="every number, protocol, hashes and versions")
     group.add_argument("--rankings", metavar="FILE.jsonl", help="the top 50 of every query and row")
     group.add_argument(
-        "--submission-dir", metavar="DIR", help="where cirr_test writes its files (default: submissions)"
+        "--submission-dir",
+        metavar="DIR",
+        help="for tests without answers, cirr_test above all (default: submissions)",
     )
 
 

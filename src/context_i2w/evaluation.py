@@ -78,13 +78,8 @@ def query_features(group: QueryGroup, row: str, encoded: Encoded) -> torch.Tenso
     if row == "text":
         return _mean_of(group.texts, encoded.texts, encoded.text_features)
     if row == "image+text":
-        return normalize(
-            query_features(group, "image", encoded) + query_features(group, "text", encoded), dim=-1
-        )
-    pairs = [
-        tuple((source, prompt) for prompt in prompts)
-        for source, prompts in zip(group.references, group.prompts)
-    ]
+        return normalize(query_features(group, "image", encoded) + query_features(group, "text", encoded), dim=-1)
+    pairs = [tuple((source, prompt) for prompt in prompts) for source, prompts in zip(group.references, group.prompts)]
     return _mean_of(pairs, encoded.slots, encoded.composed[row])
 
 

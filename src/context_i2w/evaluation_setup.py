@@ -59,16 +59,12 @@ def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
         shipped = sorted(TOY_FOLDER.glob("*.pt"))
         path, origin = (shipped[0] if shipped else None), "the shipped toy checkpoint"
     if path is None:
-        raise UserError(
-            "no run under logs/ and no shipped checkpoint; train by `python src/main.py` or give --resume"
-        )
+        raise UserError("no run under logs/ and no shipped checkpoint; train by `python src/main.py` or give --resume")
     print(f"no --resume: evaluating {origin}, {path}")
     return [path]
 
 
-def load_models(
-    paths: Sequence[Path], model: str | None, pretrained: str | None, device: torch.device
-) -> Models:
+def load_models(paths: Sequence[Path], model: str | None, pretrained: str | None, device: torch.device) -> Models:
     """The mappers of the checkpoints and their common CLIP. Raises UserError if their CLIPs differ."""
     checkpoints = [read_checkpoint(path) for path in paths]
     clip = checkpoints[0].load_clip(model, pretrained, device)

@@ -29,7 +29,8 @@ VIEWS = ("centre", "square", "pad", "black-square")
 class ImageSource(NamedTuple):
     """One distinct input of the vision tower: a file, the part of it and how that part becomes a square.
 
-    box: x1, y1, x2, y2 in pixels, cut out first (parts outside the image are black).
+    box: x1, y1, x2, y2 in pixels, cut out first; parts outside the image are black ("black-square" leaves
+    them out).
     view: "centre" resizes the shorter side and crops the centre; "square" resizes without cropping (COCO
     regions); "pad" pads the shorter side to a ratio of at most 1.25 in black, then as "centre";
     "black-square" pads to a square in black, then as "centre" (GeneCIS).
@@ -85,9 +86,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (IsADirectoryError, PermissionError)):
         return error.strerror
     text = str(error).splitlines()[0] if str(error) else ""
-    return "not an image that can be decoded" + (
-        f" ({text})" if text and "cannot identify" not in text else ""
-    )
+    return "not an image that can be decoded" + (f" ({text})" if text and "cannot identify" not in text else "")
 
 
 class Preparation:
@@ -105,9 +104,7 @@ class Preparation:
         image = open_image(source.path)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # palettes with transparency: dropping it is the published way
+                warnings.simplefilter("ignore")  # palettes with transparency: dropping it is the published way
                 image = self.square(image, source)
                 return self.normalised(image.convert("RGB"))
         except (ValueError, OSError, MemoryError) as error:
@@ -116,7 +113,7 @@ class Preparation:
     def square(self, image: Image.Image, source: ImageSource) -> Image.Image:
         """The S x S image of a source, still in the file's own mode."""
         if source.box is not None:
-            image = image.crop(source.box)
+            image = image.crop(_inside(source.box, image) if source.view == "black-square" else source.box)
         if source.view == "square":
             return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
         if source.view == "pad":
@@ -133,6 +130,12 @@ class Preparation:
         mean = torch.tensor(self.mean)[:, None, None]
         std = torch.tensor(self.std)[:, None, None]
         return pixels.to(torch.float32).div(255).sub(mean).div(std)
+
+
+def _inside(box: tuple[int, int, int, int], image: Image.Image) -> tuple[int, int, int, int]:
+    """The box cut at the image's borders."""
+    x1, y1, x2, y2 = box
+    return max(x1, 0), max(y1, 0), min(x2, image.width), min(y2, image.height)
 
 
 def resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:

@@ -36,14 +36,10 @@ def recall_and_precision_at(
 
 def recall_ceiling_at(positives: torch.Tensor, cutoffs: Sequence[int]) -> dict[str, float]:
     """What a perfect ranking reaches in `recall_and_precision_at`: K places hold at most K positives."""
-    return {
-        f"R@{k}": 100.0 * _mean(positives.clamp(max=k) / (positives + PUBLISHED_EPSILON)) for k in cutoffs
-    }
+    return {f"R@{k}": 100.0 * _mean(positives.clamp(max=k) / (positives + PUBLISHED_EPSILON)) for k in cutoffs}
 
 
-def mean_average_precision_at(
-    hits: torch.Tensor, positives: torch.Tensor, cutoffs: Sequence[int]
-) -> dict[str, float]:
+def mean_average_precision_at(hits: torch.Tensor, positives: torch.Tensor, cutoffs: Sequence[int]) -> dict[str, float]:
     """CIRCO's mAP@K: mean of the sum over k <= K of P@k x relevance_k, divided by min(positives, K)."""
     places = torch.arange(1, hits.shape[1] + 1, device=hits.device)
     gains = hits.double().cumsum(1) / places * hits

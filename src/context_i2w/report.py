@@ -94,9 +94,7 @@ def table(result: Result) -> str:
     """The protocol, every number in percent and, where the metric has one, the ceiling."""
     lines = [f"{result.benchmark.name}: " + protocol_line(result.benchmark.protocol)]
     ceilings = _ceilings(result.benchmark)
-    names = list(
-        dict.fromkeys(name for rows in result.metrics.values() for row in rows.values() for name in row)
-    )
+    names = list(dict.fromkeys(name for rows in result.metrics.values() for row in rows.values() for name in row))
     for start in range(0, len(names), COLUMNS):
         lines += ["", *_block(result, ceilings, names[start : start + COLUMNS])]
     passes = ", ".join(f"{count} {what}" for what, count in result.passes.items())
@@ -126,9 +124,7 @@ def _block(result: Result, ceilings: Mapping[str, Mapping[str, float]], names: l
         if any(name in ceilings.get(group, {}) for name in names):
             shown["(ceiling)"] = ceilings[group]
         label = "" if group == "all" else f"{group} "
-        body += [
-            (label + row, [_number(values.get(name)) for name in names]) for row, values in shown.items()
-        ]
+        body += [(label + row, [_number(values.get(name)) for name in names]) for row, values in shown.items()]
     left = max(len(label) for label, _ in body)
     widths = [max(len(name), *(len(cells[i]) for _, cells in body)) for i, name in enumerate(names)]
     header = " " * left + "".join(f"  {name:>{width}}" for name, width in zip(names, widths))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from context_i2w.benchmarks import cirr, coco, fashioniq, imagenet
+from context_i2w.benchmarks import circo, cirr, coco, fashioniq, genecis, imagenet
 from context_i2w.benchmarks.base import Benchmark, QueryGroup, check_images_exist
 
 __all__ = ["BENCHMARKS", "Benchmark", "Kind", "QueryGroup", "check_images_exist"]
@@ -26,4 +26,6 @@ BENCHMARKS = {
     "cirr": Kind(cirr.load, cirr.CIRROptions),
     "cirr_test": Kind(cirr.load_test, cirr.CIRROptions),
     "fashion": Kind(fashioniq.load, fashioniq.FashionIQOptions),
+    "circo": Kind(circo.load, circo.CIRCOOptions),
+    "genecis": Kind(genecis.load, genecis.GeneCISOptions),
 }

@@ -172,8 +172,7 @@ def _submission(group: QueryGroup, entries: list[dict[str, Any]]):
 
     def submission(ranking: Ranking) -> dict[str, Any]:
         members = [
-            [position[name] for name in entry["img_set"]["members"] if name != entry["reference"]]
-            for entry in entries
+            [position[name] for name in entry["img_set"]["members"] if name != entry["reference"]] for entry in entries
         ]
         tops = {
             "recall": ranking.top(SUBMITTED),

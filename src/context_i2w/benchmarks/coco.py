@@ -94,14 +94,12 @@ def read_list(path: Path) -> list[Row]:
 
 def _row(line: dict[str, str], path: Path, number: int) -> Row:
     try:
+        # Truncation may leave a thin object no pixel: its region is then black, as in the published code.
         x1, y1, x2, y2 = (int(float(value)) for value in line["query_regions"].split(";"))
     except (ValueError, AttributeError, OverflowError):
-        raise UserError(
-            f"{path}:{number}: box {line['query_regions']!r} is not x1;y1;x2;y2; {REMEDY}"
-        ) from None
-    box = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))  # truncation may leave a thin object no pixel
+        raise UserError(f"{path}:{number}: box {line['query_regions']!r} is not x1;y1;x2;y2; {REMEDY}") from None
     others = [name for name in (line["classes"] or "").split(";") if name]
-    return Row(line["id"].strip(), box, line["query_class"], others)
+    return Row(line["id"].strip(), (x1, y1, x2, y2), line["query_class"], others)
 
 
 def _text(template: str, row: Row, options: COCOOptions) -> str:

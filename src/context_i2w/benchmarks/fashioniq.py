@@ -120,8 +120,7 @@ def _group(garment: str, files: Files, known: dict[str, str], options: FashionIQ
     names = _gallery_names(entries, files, options.gallery)
     position = {name: index for index, name in enumerate(names)}
     targets = [
-        index_of(position, entry["target"], files.captions, f"entry {number}")
-        for number, entry in enumerate(entries)
+        index_of(position, entry["target"], files.captions, f"entry {number}") for number, entry in enumerate(entries)
     ]
     texts = [_texts(entry, number, files.captions, options) for number, entry in enumerate(entries)]
 
@@ -164,6 +163,4 @@ def _texts(entry: dict[str, Any], number: int, path: Path, options: FashionIQOpt
         captions = [caption.strip(".?, ") for caption in captions]
     forward = fill(prompt, first=captions[0], second=captions[1])
     backward = fill(prompt, first=captions[1], second=captions[0])
-    return {"reversed": (backward,), "forward": (forward,), "both-orders": (forward, backward)}[
-        options.captions
-    ]
+    return {"reversed": (backward,), "forward": (forward,), "both-orders": (forward, backward)}[options.captions]

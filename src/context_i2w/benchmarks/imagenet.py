@@ -1,11 +1,11 @@
 """ImageNet to ImageNet-R, domain conversion: a photo, and the same class as cartoon, origami, toy, sculpture.
 
 Files:
-    imgnet/imagenet-r/<wnid>/{cartoon,origami,toy,sculpture}_<n>.jpg   targets, other names are not used
-    imgnet/real/<wnid>/ILSVRC2012_val_<n>.JPEG                         queries, and distractors
-    imgnet/imgnet_real_query.txt, imgnet/imgnet_targets.txt            the published lists, if there
-A line of a list is `imgnet/imagenet-r/n04086273/toy_3.jpg 2002`, the label being 1000 x domain + class; without
-the lists the same sets are taken from the folders.
+    imgnet/imagenet-r/<wnid>/{cartoon,origami,toy,sculpture}_<n>.jpg    targets, other names are unused
+    imgnet/real/<wnid>/ILSVRC2012_val_<n>.JPEG                          queries, and distractors
+    imgnet/imgnet_real_query.txt, imgnet/imgnet_targets.txt             the published lists, if there
+A line of a list is `imgnet/imagenet-r/n04086273/toy_3.jpg 2002`, the label being 1000 x domain + class;
+without the lists the same sets are taken from the folders.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def _read_list(path: Path, folder: Path) -> LabelledImages:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
-        name, _, label = line.strip().rpartition(" ")
+        *name, label = line.strip().rsplit(None, 1)
         if not name or not label.isdigit():
             raise UserError(f"{path}:{number}: `path label` is expected, found {line.strip()!r}; {REMEDY}")
-        names.append(name.strip())
+        names.append(name[0])
         labels.append(int(label))
     if not names:
         raise UserError(f"{path}: no entries; {REMEDY}")
@@ -149,6 +149,4 @@ def _images(folder: Path) -> list[Path]:
 
 def _labelled(images: list[tuple[Path, int]], folder: Path) -> LabelledImages:
     names = [f"imgnet/{file.relative_to(folder).as_posix()}" for file, _ in images]
-    return LabelledImages(
-        names, [os.fspath(file) for file, _ in images], torch.tensor([n for _, n in images])
-    )
+    return LabelledImages(names, [os.fspath(file) for file, _ in images], torch.tensor([n for _, n in images]))

@@ -1,0 +1,144 @@
+"""CIRCO, beyond the paper: several right answers per query, a gallery of 123,403 COCO images.
+
+Files:
+    CIRCO/annotations/{val,test}.json
+    CIRCO/COCO2017_unlabeled/annotations/image_info_unlabeled2017.json
+    CIRCO/COCO2017_unlabeled/unlabeled2017/<id, 12 digits>.jpg
+The last two may also lie directly in the folder, or in `coco/`. The reference stays in the ranking. The test
+split has no answers: it makes a submission file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from context_i2w.benchmarks.base import (
+    REMEDY,
+    Benchmark,
+    QueryGroup,
+    check_variants,
+    find_file,
+    find_folders,
+    index_of,
+    read_entries,
+    read_json,
+    variant,
+)
+from context_i2w.benchmarks.cirr import PROMPTS
+from context_i2w.errors import UserError
+from context_i2w.images import ImageSource
+from context_i2w.metrics import mean_average_precision_at, recall_at
+from context_i2w.prompts import fill
+from context_i2w.retrieval import Ranking
+
+FOLDERS = ("CIRCO", "circo")
+SPLITS = {"val": "220 queries with answers", "test": "800 queries without, for the test server"}
+CUTOFFS = (5, 10, 25, 50)
+ASPECT_CUTOFF = 10
+SUBMITTED = 50
+
+
+@dataclass(frozen=True)
+class CIRCOOptions:
+    split: str = variant("val", SPLITS, "queries")
+    prompt: str = variant("paper", PROMPTS, "prompt; `that` is SEARLE's and LinCIR's")
+
+    def __post_init__(self):
+        check_variants(self)
+
+
+def load(data_root: str | os.PathLike, options: CIRCOOptions | None = None) -> Benchmark:
+    """Raises UserError if a file is missing or an answer is not in the gallery."""
+    options = options or CIRCOOptions()
+    folders = find_folders(data_root, FOLDERS, "CIRCO")
+    path = find_file([folder / "annotations" / f"{options.split}.json" for folder in folders], "CIRCO queries")
+    answers = {"target_img_id": int, "gt_img_ids": list} if options.split == "val" else {}
+    entries = read_entries(path, id=int, reference_img_id=int, relative_caption=str, **answers)
+    images, ids = _gallery(path.parent.parent, Path(data_root))
+    group = _group(entries, path, images, ids, PROMPTS[options.prompt])
+    protocol = {
+        "split": options.split,
+        "prompt": PROMPTS[options.prompt],
+        "prompt variant": options.prompt,
+        "gallery": f"{len(ids)} images, reference not removed",
+        "metric": "mAP@K over all answers, Recall@K of the one target, mAP@10 by semantic aspect",
+        "queries": len(entries),
+        "image": "shorter side resized, centre crop",
+    }
+    return Benchmark("circo", [group], protocol, None if answers else _submission(group))
+
+
+def _gallery(folder: Path, data_root: Path) -> tuple[Path, list[int]]:
+    """Where the images are, and the ids of all of them in the order of COCO's list."""
+    places = [folder / "COCO2017_unlabeled", folder, data_root / "coco"]
+    info = find_file(
+        [place / "annotations" / "image_info_unlabeled2017.json" for place in places], "list of CIRCO images"
+    )
+    images = find_file([place / "unlabeled2017" for place in places], "CIRCO images")
+    content = read_json(info)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise UserError(f"{info}: COCO's list of images is expected; {REMEDY}")
+    return images, [int(image["id"]) for image in content["images"]]
+
+
+def _group(entries: list[dict[str, Any]], path: Path, images: Path, ids: list[int], prompt: str) -> QueryGroup:
+    names = [str(number) for number in ids]
+    position = {name: index for index, name in enumerate(names)}
+
+    def indices(entry: dict[str, Any], numbers: list[int]) -> list[int]:
+        return [index_of(position, str(number), path, f"id {entry['id']}") for number in numbers]
+
+    positives = [indices(entry, entry.get("gt_img_ids", [])) for entry in entries]
+    targets = [indices(entry, [entry["target_img_id"]])[0] for entry in entries if "target_img_id" in entry]
+    aspects = _aspects(entries)
+
+    def score(ranking: Ranking) -> dict[str, float]:
+        if not targets:
+            return {}
+        top = ranking.top(max(CUTOFFS))
+        hits = torch.tensor([[i in wanted for i in row] for row, wanted in zip(top.tolist(), positives)])
+        counts = torch.tensor([len(wanted) for wanted in positives])
+        results = mean_average_precision_at(hits, counts, CUTOFFS)
+        results |= recall_at(ranking.ranks(torch.tensor(targets)), CUTOFFS)
+        for aspect, rows in aspects.items():
+            of_aspect = mean_average_precision_at(hits[rows], counts[rows], (ASPECT_CUTOFF,))
+            results[f"mAP@{ASPECT_CUTOFF} {aspect}"] = of_aspect[f"mAP@{ASPECT_CUTOFF}"]
+        return results
+
+    def source(number: int) -> ImageSource:
+        return ImageSource(os.fspath(images / f"{number:012d}.jpg"))
+
+    return QueryGroup(
+        name="all",
+        gallery=[source(number) for number in ids],
+        gallery_names=names,
+        references=[source(entry["reference_img_id"]) for entry in entries],
+        query_ids=[str(entry["id"]) for entry in entries],
+        prompts=[(fill(prompt, caption=entry["relative_caption"]),) for entry in entries],
+        texts=[(fill("{caption}", caption=entry["relative_caption"]),) for entry in entries],
+        positives=positives,
+        score=score,
+    )
+
+
+def _aspects(entries: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Numbers of the queries that have each semantic aspect."""
+    rows: dict[str, list[int]] = {}
+    for number, entry in enumerate(entries):
+        for aspect in entry.get("semantic_aspects", []):
+            rows.setdefault(aspect, []).append(number)
+    return dict(sorted(rows.items()))
+
+
+def _submission(group: QueryGroup):
+    def submission(ranking: Ranking) -> dict[str, Any]:
+        top = ranking.top(SUBMITTED).tolist()
+        lists = {query: [int(group.gallery_names[index]) for index in row] for query, row in zip(group.query_ids, top)}
+        return {"test": lists}
+
+    return submission

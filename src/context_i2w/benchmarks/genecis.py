@@ -1,0 +1,133 @@
+"""GeneCIS, beyond the paper: four tasks of one-word conditions, each query with a small gallery of its own.
+
+Files:
+    genecis/{focus,change}_{attribute,object}.json
+    coco/val2017/<id, 12 digits>.jpg             object tasks: whole images
+    genecis/VG_100K/<id>.jpg, VG_100K_2, ...     attribute tasks: objects cut out of Visual Genome images
+An object's box is widened by 0.7 of its size on every side, cut at the image's border and padded to a square
+in black. R@1/2/3 over the target and the query's gallery, and the mean over the tasks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from context_i2w.benchmarks.base import (
+    REMEDY,
+    Benchmark,
+    QueryGroup,
+    check_variants,
+    find_file,
+    find_folders,
+    read_entries,
+    variant,
+)
+from context_i2w.benchmarks.cirr import PROMPTS
+from context_i2w.errors import UserError
+from context_i2w.images import ImageSource
+from context_i2w.metrics import recall_at
+from context_i2w.prompts import fill
+from context_i2w.retrieval import Ranking
+
+FOLDERS = ("genecis",)
+TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
+DILATION = 0.7
+CUTOFFS = (1, 2, 3)
+GENOME_FOLDERS = ("VG_100K", "VG_100K_2", "VG_100K_all", "visual_genome/VG_100K", "visual_genome/VG_100K_2")
+
+
+@dataclass(frozen=True)
+class GeneCISOptions:
+    prompt: str = variant("paper", PROMPTS, "prompt; `that` is SEARLE's and LinCIR's")
+
+    def __post_init__(self):
+        check_variants(self)
+
+
+def load(data_root: str | os.PathLike, options: GeneCISOptions | None = None) -> Benchmark:
+    """The four tasks as groups. Raises UserError."""
+    options = options or GeneCISOptions()
+    folders = find_folders(data_root, FOLDERS, "GeneCIS")
+    groups = []
+    for task in TASKS:
+        path = find_file([folder / f"{task}.json" for folder in folders], f"GeneCIS {task}")
+        entries = read_entries(path, condition=str, reference=dict, target=dict, gallery=list)
+        attribute = task.endswith("attribute")
+        source = _genome(path.parent, Path(data_root)) if attribute else _coco(path.parent, Path(data_root))
+        groups.append(_group(task, entries, path, source, PROMPTS[options.prompt]))
+    protocol = {
+        "prompt": PROMPTS[options.prompt],
+        "prompt variant": options.prompt,
+        "gallery": "each query's own, with its target",
+        "metric": "Recall@K",
+        "queries": {group.name: len(group.query_ids) for group in groups},
+        "image": "attributes: box widened by 0.7, black square; objects: centre crop",
+    }
+    return Benchmark("genecis", groups, protocol)
+
+
+Source = Callable[[dict[str, Any]], ImageSource]
+
+
+def _coco(folder: Path, data_root: Path) -> Source:
+    images = find_file([data_root / "coco" / "val2017", folder / "val2017"], "COCO images of GeneCIS")
+    return lambda item: ImageSource(os.fspath(images / f"{int(item['val_image_id']):012d}.jpg"))
+
+
+def _genome(folder: Path, data_root: Path) -> Source:
+    """Visual Genome comes in two folders; a listing tells where an image is."""
+    places = [base / name for base in (folder, data_root) for name in GENOME_FOLDERS]
+    first = find_file(places, "Visual Genome images of GeneCIS")
+    files = {name: os.fspath(place / name) for place in places if place.is_dir() for name in os.listdir(place)}
+
+    def source(item: dict[str, Any]) -> ImageSource:
+        x, y, width, height = item["instance_bbox"]
+        margin, upright = DILATION * width, DILATION * height
+        box = (round(x - margin), round(y - upright), round(x + width + margin), round(y + height + upright))
+        name = f"{item['image_id']}.jpg"
+        return ImageSource(files.get(name, os.fspath(first / name)), box, "black-square")
+
+    return source
+
+
+def _group(task: str, entries: list[dict[str, Any]], path: Path, source: Source, prompt: str) -> QueryGroup:
+    references, targets, galleries = [], [], []
+    for number, entry in enumerate(entries):
+        try:
+            references.append(source(entry["reference"]))
+            targets.append(source(entry["target"]))
+            galleries.append([source(item) for item in entry["gallery"]])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: entry {number}: an image without its {error}; {REMEDY}") from None
+    # Sorted, so that the order which breaks ties knows nothing of the answers.
+    gallery = sorted({*targets, *(item for items in galleries for item in items)})
+    position = {item: index for index, item in enumerate(gallery)}
+    wanted = [position[target] for target in targets]
+    candidates = [sorted({target, *(position[item] for item in items)}) for target, items in zip(wanted, galleries)]
+    return QueryGroup(
+        name=task,
+        gallery=gallery,
+        gallery_names=[_name(item) for item in gallery],
+        references=references,
+        query_ids=[str(number) for number in range(len(entries))],
+        prompts=[(fill(prompt, caption=entry["condition"]),) for entry in entries],
+        texts=[(fill("{caption}", caption=entry["condition"]),) for entry in entries],
+        positives=[(target,) for target in wanted],
+        score=lambda ranking: _score(ranking, wanted),
+        candidates=candidates,
+    )
+
+
+def _score(ranking: Ranking, wanted: list[int]) -> dict[str, float]:
+    return recall_at(ranking.ranks(torch.tensor(wanted)), CUTOFFS)
+
+
+def _name(item: ImageSource) -> str:
+    box = "" if item.box is None else ":" + ",".join(map(str, item.box))
+    return Path(item.path).name + box
