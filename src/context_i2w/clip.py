@@ -86,7 +86,7 @@ class FrozenCLIP(nn.Module):
 
     @functools.cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over names and values of all weights: the same weights give the same hash, whatever file held them."""
+        """SHA-256 over names and values of all weights, whatever file held them."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
@@ -136,7 +136,7 @@ class FrozenCLIP(nn.Module):
         return self._text_tower(words, ids.expand(len(words), -1))
 
     def _trim(self, ids: Tensor) -> Tensor:
-        """The ids up to the batch's longest text: the tower is causal and reads the end token, the rest changes nothing."""
+        """The ids up to the batch's longest end token: the tower is causal, so what follows changes nothing."""
         if self.known_words is not None:
             self._check_known(ids)
         longest = int(ids.argmax(dim=1).max()) + 1

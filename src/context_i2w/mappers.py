@@ -5,6 +5,7 @@ T text width, Q learnable queries, H heads, D width of a head.
 Names in comments are the paper's: Intent View Selector and Visual Target Extractor (arXiv 2309.16137, method section).
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -82,8 +83,8 @@ class ExtractorBlock(nn.Module):
         return queries + self.feed_out(F.gelu(self.feed_in(self.feed_norm(queries))))
 
     def attention(self, latents: Tensor, standardised: Tensor) -> Tensor:
-        """Attention weights [B, Q, H, P + Q] of normalised queries over patch tokens, then over the queries themselves."""
-        batch, count, width = latents.shape
+        """Weights [B, Q, H, P + Q] of normalised queries over the patch tokens, then over the queries themselves."""
+        count = latents.shape[1]
         w_key = self.to_key_value.weight.chunk(2)[0].unflatten(0, (self.heads, -1))  # [H, D, V]
         query = self.to_query(latents).unflatten(-1, (self.heads, -1)) * self.scale
         u = torch.einsum("bqhd,hdv->bqhv", query, w_key).flatten(1, 2)  # [B, Q·H, V]
@@ -146,7 +147,7 @@ class WordMLP(nn.Module):
     def __init__(self, embed_dim: int, text_width: int, hidden: int, layers: int, dropout: float):
         super().__init__()
         widths = [embed_dim] + [hidden] * layers
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(widths[-1], text_width)
 
@@ -177,9 +178,9 @@ class ContextI2W(Mapper):
 
     Options = ContextI2WOptions
 
-    def __init__(self, sizes: CLIPSizes, options: ContextI2WOptions = ContextI2WOptions()):
+    def __init__(self, sizes: CLIPSizes, options: ContextI2WOptions | None = None):
         super().__init__()
-        self.options = options
+        self.options = options = options or self.Options()
         self.uses_condition = options.condition
         width = sizes.vision_width
         self.selector = IntentViewSelector(width, sizes.embed_dim)
@@ -226,9 +227,9 @@ class Pic2Word(Mapper):
     uses_tokens = False
     uses_condition = False
 
-    def __init__(self, sizes: CLIPSizes, options: Pic2WordOptions = Pic2WordOptions()):
+    def __init__(self, sizes: CLIPSizes, options: Pic2WordOptions | None = None):
         super().__init__()
-        self.options = options
+        self.options = options = options or self.Options()
         self.mlp = WordMLP(
             sizes.embed_dim, sizes.text_width, options.hidden, options.head_layers, options.dropout
         )

@@ -69,7 +69,7 @@ class RunFolder:
 
 
 class StopSignal:
-    """Remembers Ctrl-C or SIGTERM, so that the step in progress ends and the run is saved. A second Ctrl-C ends at once."""
+    """Remembers Ctrl-C or SIGTERM, so that the step ends and the run is saved; a second Ctrl-C ends at once."""
 
     def __init__(self):
         self.received: str | None = None

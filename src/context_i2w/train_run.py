@@ -21,7 +21,6 @@ from context_i2w.checkpoints import (
     pack_mapper,
     read_checkpoint,
 )
-from context_i2w.clip import FrozenCLIP
 from context_i2w.data.feature_cache import CacheOptions, open_cache
 from context_i2w.data.pairs import ImagePairs, ListColumns, read_pair_list
 from context_i2w.data.source import ListSource, PairSource
@@ -41,15 +40,15 @@ class RunSettings:
 
     train_data: str
     val_data: str | None = None
-    columns: ListColumns = ListColumns()
+    columns: ListColumns = field(default_factory=ListColumns)
     model: str = "ViT-L-14"
     pretrained: str | None = "openai"
     mapper: str = "context-i2w"
     mapper_options: Mapping[str, Any] = field(default_factory=dict)
-    train: TrainOptions = TrainOptions()
-    optim: OptimOptions = OptimOptions()
+    train: TrainOptions = field(default_factory=TrainOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
     feature_cache: str | None = None
-    cache: CacheOptions = CacheOptions()
+    cache: CacheOptions = field(default_factory=CacheOptions)
     crop: bool = True
     workers: int = 4
     logs: str = "logs"

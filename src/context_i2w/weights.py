@@ -97,7 +97,7 @@ def clip_from_openai_state(state: State, name: str, device: str | torch.device =
 
 
 def load_state(module: torch.nn.Module, state: State, name: str, shown: Callable[[str], str] = str) -> None:
-    """Strict loading; a mismatch is one UserError that names the tensors, as the file does (`shown`), and both shapes."""
+    """Strict loading; a mismatch is one UserError that names tensors as the file does (`shown`) and both shapes."""
     own = module.state_dict()
     faults = [f"{shown(key)}: missing" for key in own.keys() - state.keys()]
     faults += [f"{shown(key)}: unexpected" for key in state.keys() - own.keys()]

@@ -1,0 +1,113 @@
+"""The default of src/main.py: train on the toy world, evaluate its four tasks, write a report with pictures."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.distributed import launch
+from context_i2w.evaluation import Result, evaluate
+from context_i2w.evaluation_setup import load_models
+from context_i2w.pictures import loss_curve, top_results
+from context_i2w.report import as_json, protocol_line, write_json
+from context_i2w.run_folder import LAST
+from context_i2w.settings import run_settings
+from context_i2w.toy_world import make_toy_world
+from context_i2w.train_run import train
+from context_i2w.weights import load_clip
+
+TOY_ROOT = Path("data/toy")
+CC3M_COMMAND = "python src/main.py --train-data cc/Train_GCC-training_output.csv --model ViT-L/14 --openai-pretrained"
+TASKS = {
+    "imgnet": ("Domain conversion", "ImageNet-R's format", ("P@1", "R@1", "R@10", "R@50")),
+    "coco": ("Object composition", "COCO's format", ("R@1", "R@5", "R@10")),
+    "cirr": ("Object manipulation", "CIRR's format", ("R@1", "R@5", "R@10", "R_subset@1")),
+    "fashion": ("Attribute manipulation", "FashionIQ's format", ("R@1", "R@10", "R@50")),
+}
+HONESTY = (
+    "The toy world is drawn by a program and its CLIP is tiny. These numbers show that the code works from images on "
+    "disk to Recall@K; they say nothing about which method is better on real pictures."
+)
+
+
+def train_and_report(args: argparse.Namespace) -> None:
+    """Draws the world if it is not there, trains, evaluates, reports."""
+    print(f"toy world: small drawn pictures and a tiny CLIP, to see the code work; for CC3M: {CC3M_COMMAND}")
+    world = make_toy_world(TOY_ROOT)
+    clip = load_clip("toy")
+    settings = run_settings(
+        args,
+        train_data=str(world.train_list),
+        val_data=str(world.validation_list),
+        model="toy",
+        pretrained="toy",
+        feature_cache=str(TOY_ROOT / f"features-{clip.weights_hash[:8]}{'' if args.crops == 0 else f'-{args.crops}'}"),
+    )
+    if (args.processes or 1) > 1:
+        launch(train, args.processes, settings)
+        folder = Path(settings.logs) / settings.name
+    else:
+        folder = train(settings)
+    if folder is None:
+        sys.exit(130)
+    results = evaluate_tasks(folder, world.test_root, args.device)
+    print(write_report(folder, results))
+    print(f"report: {folder / 'report.md'}")
+
+
+def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> dict[str, Result]:
+    """The four tasks with the run's last checkpoint; each result also goes to the run's folder as JSON."""
+    import torch
+
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    models = load_models([folder / "checkpoints" / LAST], None, None, chosen)
+    results = {}
+    for task in TASKS:
+        benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
+        results[task] = evaluate(benchmark, models.clip, models.mappers)
+        setting = {**models.about, "data_root": str(data_root), "device": str(chosen), "precision": "fp32"}
+        write_json(as_json(results[task], setting), folder / f"{task}.json")
+    return results
+
+
+def write_report(folder: Path, results: Mapping[str, Result]) -> str:
+    """report.md with tables, loss curve and a picture for each task; returns the tables as text."""
+    steps, losses, validation = _logged(folder / "metrics.jsonl")
+    loss_curve(steps, losses, validation, folder / "loss.png")
+    config = json.loads((folder / "config.json").read_text())
+    tables = [_task_table(task, result) for task, result in results.items()]
+    parts = [f"# {folder.name}", HONESTY, f"Trained with `{config['command']}`, {steps[-1]} steps."]
+    parts += ["## Loss", f"![training and validation loss](loss.png)\n\nLast step: {losses[-1]:.4f}."]
+    for (task, result), table in zip(results.items(), tables, strict=True):
+        picture = f"{task}.png"
+        top_results(result, "composed", folder / picture)
+        parts += [table, f"Protocol: {protocol_line(result.benchmark.protocol)}."]
+        parts += [f"![queries and their top results, hits framed]({picture})"]
+    (folder / "report.md").write_text("\n\n".join(parts) + "\n")
+    return "\n\n".join(tables)
+
+
+def _task_table(task: str, result: Result) -> str:
+    title, form, names = TASKS[task]
+    group = "mean" if "mean" in result.metrics else "all"
+    rows = [["row", *names]]
+    rows += [[row, *(f"{values[name]:.1f}" for name in names)] for row, values in result.metrics[group].items()]
+    queries = sum(len(group.references) for group in result.benchmark.groups)
+    return f"## {title} ({form}, {queries:,} queries)\n\n" + markdown_table(rows)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first of them the header, as an aligned Markdown table."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _logged(path: Path) -> tuple[list[int], list[float], list[tuple[int, float]]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    validation = [(line["step"], line["validation_loss"]) for line in lines if "validation_loss" in line]
+    return [step for step, _ in train], [loss for _, loss in train], validation
