@@ -24,7 +24,7 @@ from context_i2w.report import as_json, check_writable, table, write_json, write
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = make_parser(__doc__).parse_args(argv)
+    arguments = make_parser(__doc__.splitlines()[0]).parse_args(argv)
     encoding = check(arguments)
     options = protocol_options(arguments.eval_mode, arguments)
     device = choose_device(arguments.gpu, arguments.device)

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any
 
 from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.command_line import Parser
 from context_i2w.errors import UserError
 
 
-class Parser(argparse.ArgumentParser):
-    """Wrong usage is a UserError too: one line, without the usage text."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help explains the options")
-
-
 def make_parser(description: str) -> Parser:
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument(
         "--eval-mode", "--eval_mode", required=True, choices=list(BENCHMARKS), metavar="TASK",
         help="benchmark: " + ", ".join(BENCHMARKS),
@@ -68,9 +62,9 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (leave it out on a machine without)")
     group.add_argument("--device", help="torch device, e.g. cuda:1, cpu, mps (default: a GPU if there is one)")
-    group.add_argument("--batch-size", type=int, default=64, help="images per vision pass (default: 64)")
+    group.add_argument("--batch-size", type=int, default=64, help="images per vision pass")
     group.add_argument("--workers", type=int, help="processes that read images (default: by the machine's cores)")
-    group.add_argument("--precision", choices=["fp32", "amp"], default="fp32", help="amp: mixed (default: fp32)")
+    group.add_argument("--precision", choices=["fp32", "amp"], default="fp32", help="amp: mixed")
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:

@@ -95,11 +95,11 @@ def choose_data_root(data_root: str | None, clip: FrozenCLIP) -> Path:
     """The folder named, else data/; for the toy CLIP the toy world's test set, drawn if it is not there."""
     if data_root is not None:
         return Path(data_root)
-    return draw_toy_benchmarks() if clip.name == TOY_MODEL else DATA_ROOT
+    if clip.name != TOY_MODEL:
+        return DATA_ROOT
+    from context_i2w.toy_world import make_toy_world  # needed by no one who has data
 
-
-def draw_toy_benchmarks() -> Path:
-    return DATA_ROOT / "toy" / "test"
+    return make_toy_world(DATA_ROOT / "toy").test_root
 
 
 def _check_same_clip(
