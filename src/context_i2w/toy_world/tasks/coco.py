@@ -1,0 +1,76 @@
+"""Object composition in COCO's format: images with instance annotations, then prepared as the real ones are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from context_i2w.preparation.coco import CocoOptions, cut_out, draw_queries, list_text
+from context_i2w.preparation.coco_masks import segmentation_mask
+from context_i2w.toy_world.drawing import SIZE
+from context_i2w.toy_world.outlines import outlines
+from context_i2w.toy_world.scenes import Scene, pick, random_things, stream_key
+from context_i2w.toy_world.sizes import Sizes
+from context_i2w.toy_world.vocabulary import GARMENTS, KINDS, PLACES, REAL
+from context_i2w.toy_world.writing import Drawing, parallel, write_drawings
+
+_CATEGORIES = {kind: number for number, kind in enumerate(KINDS, start=1)}
+
+
+def write_coco(root: Path, copy: str, seed: int, sizes: Sizes, workers: int | None = None) -> None:
+    """Writes `coco/` under `root`: val2017, its annotations, the cut-out query images and their list.
+
+    Every image shows two or three things of different kinds, so a query's text always names another one.
+    """
+    folder = root / "coco"
+    key = stream_key(seed, f"{copy}/coco")
+    drawings = [
+        Drawing(str(folder / "val2017" / f"{number + 1:012d}.png"), _scene(key, number), masks=True)
+        for number in range(sizes.coco_images)
+    ]
+    masks = write_drawings(drawings, workers, f"{copy}: COCO")
+    content = _annotations(drawings, masks)
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content) + "\n")
+    queries = draw_queries(content, CocoOptions(seed=seed))
+    (folder / "val2017_masked").mkdir()
+    for _ in parallel(_write_cut_out, [(folder, query) for query in queries], workers, f"{copy}: cut-outs"):
+        pass
+    (folder / "coco_eval.csv").write_text(list_text(queries), encoding="utf-8")
+
+
+def _scene(key: tuple[int, ...], number: int) -> Scene:
+    rng = np.random.default_rng((*key, number))
+    return Scene(random_things(rng, 2 + int(rng.integers(2))), pick(rng, PLACES), REAL, (*key, number))
+
+
+def _annotations(drawings: list[Drawing], masks: list[list[np.ndarray]]) -> dict:
+    """The content of an instances file."""
+    images, annotations = [], []
+    for number, (drawing, shown) in enumerate(zip(drawings, masks), start=1):
+        images.append({"id": number, "file_name": Path(drawing.path).name, "height": SIZE, "width": SIZE})
+        for thing, mask in zip(drawing.scene.things, shown):
+            if mask.any():
+                annotation = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
+                annotations.append(annotation | {"category_id": _CATEGORIES[thing.kind]} | _instance(mask))
+    categories = [
+        {"id": number, "name": kind, "supercategory": "garment" if kind in GARMENTS else "object"}
+        for kind, number in _CATEGORIES.items()
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _instance(mask: np.ndarray) -> dict:
+    polygons = outlines(mask)
+    covered = segmentation_mask(polygons, *mask.shape)
+    rows, columns = np.flatnonzero(covered.any(1)), np.flatnonzero(covered.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+    return {"segmentation": polygons, "area": int(covered.sum()), "bbox": box}
+
+
+def _write_cut_out(job: tuple) -> None:
+    folder, query = job
+    with Image.open(folder / "val2017" / query.file_name) as image:
+        cut_out(image, query).save(folder / "val2017_masked" / query.file_name, compress_level=4)

@@ -1,0 +1,91 @@
+"""Makes the toy world on demand.
+
+Under the root: `cc/` with the training pairs, `test/` and `dev/` with the four benchmarks, each copy a data root
+of its own. Recipes are chosen on dev; the figures that are reported come from test.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from context_i2w.errors import UserError
+from context_i2w.toy_world.pairs import write_pairs
+from context_i2w.toy_world.sizes import Sizes
+from context_i2w.toy_world.tasks.cirr import write_cirr
+from context_i2w.toy_world.tasks.coco import write_coco
+from context_i2w.toy_world.tasks.fashioniq import write_fashioniq
+from context_i2w.toy_world.tasks.imagenet import write_imagenet
+
+VERSION = 1  # raise it with every change of what is drawn or written
+STAMP = "toy_world.json"
+COPIES = ("test", "dev")
+
+
+def make_toy_world(
+    root: str | Path = "data/toy", seed: int = 0, sizes: Sizes | None = None, workers: int | None = None
+) -> Path:
+    """The folder of the toy world, drawn first if it is not there yet; the same seed gives the same bytes.
+
+    sizes: how much is drawn; workers: processes, all cores by default. An interrupted call leaves nothing behind
+    under `root`. A world of another version, seed or size is replaced. Raises UserError if `root` holds something
+    else.
+    """
+    root, sizes = Path(root), sizes or Sizes()
+    stamp = {"version": VERSION, "seed": seed, **asdict(sizes)}
+    if _stamp_of(root) == stamp:
+        return root
+    if root.exists() and any(root.iterdir()) and not (root / STAMP).is_file():
+        raise UserError(f"{root}: not empty and no toy world; move it away or choose another folder")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(root)
+    drawn = root.with_name(f".{root.name}.{os.getpid()}.part")
+    try:
+        _write_all(drawn, seed, sizes, workers)
+        (drawn / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
+        _put_in_place(drawn, root, stamp)
+    finally:
+        shutil.rmtree(drawn, ignore_errors=True)
+    return root
+
+
+def _write_all(folder: Path, seed: int, sizes: Sizes, workers: int | None) -> None:
+    folder.mkdir()
+    write_pairs(folder, seed, sizes, workers)
+    for copy in COPIES:
+        for write in (write_cirr, write_fashioniq, write_imagenet, write_coco):
+            write(folder / copy, copy, seed, sizes, workers)
+
+
+def _stamp_of(root: Path) -> dict | None:
+    try:
+        return json.loads((root / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _put_in_place(drawn: Path, root: Path, stamp: dict) -> None:
+    if _stamp_of(root) == stamp:
+        return  # another process was faster; its world is the same
+    if root.exists():
+        shutil.rmtree(root)
+    drawn.rename(root)
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Removes what killed processes left half-made beside the root."""
+    for folder in root.parent.glob(f".{root.name}.*.part"):
+        number = folder.name.split(".")[-2]
+        if number.isdigit() and not _is_alive(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
