@@ -1,0 +1,141 @@
+"""Adds masked captions to the training data: the object's name becomes `<|replace|>`, the rest stays.
+
+    python scripts/mask_captions.py cc/Train_GCC-training_output.csv                 # adds the column in place
+    python scripts/mask_captions.py cc/Train_GCC-training.tsv --output cc/train_masked.tsv
+    python scripts/mask_captions.py "cc_data/train/{00000..00331}.tar" --output cc_data/train_masked
+    python scripts/mask_captions.py LIST --parser spacy:en_core_web_sm --processes 8
+    python scripts/mask_captions.py --evaluate tests/data/masking_cases.txt          # accuracy and speed
+
+Lists (TSV, CSV, Parquet) gain a column, WebDataset shards a field of each sample's JSON. Stopped, the same
+command goes on. Policies: `subject` masks the noun chunk that is the grammatical subject, else the first
+one; `head-noun` only the noun of that chunk; `all-nouns` every noun. The parser is spaCy's en_core_web_sm
+where it is installed (`pip install spacy && python -m spacy download en_core_web_sm`), else a set of rules
+without any dependency that is good for the toy world and a makeshift for the web's captions
+(docs/data.md).
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from context_i2w.data import masking_cases, masking_lists, masking_shards
+from context_i2w.data.masking import POLICIES, Parser, mask_captions
+from context_i2w.data.rule_parser import RuleParser
+from context_i2w.data.spacy_parser import SpacyParser
+from context_i2w.errors import UserError, exit_on_user_error
+
+DEFAULT_PIPELINE = "en_core_web_sm"
+
+
+def make_parser(name: str, processes: int) -> Parser:
+    """`rules`, `spacy:PIPELINE`, or `auto`: spaCy's small English pipeline if it is there, else the rules."""
+    if name == "auto":
+        installed = importlib.util.find_spec("spacy") and importlib.util.find_spec(DEFAULT_PIPELINE)
+        name = f"spacy:{DEFAULT_PIPELINE}" if installed else "rules"
+    if name == "rules":
+        return RuleParser()
+    if name.split(":")[0] != "spacy":
+        raise UserError(f"unknown parser {name!r}; one of auto, rules, spacy:PIPELINE")
+    return SpacyParser(name.partition(":")[2] or DEFAULT_PIPELINE, processes)
+
+
+def evaluate(path: Path, parser: Parser, show: bool) -> None:
+    """Prints accuracy by policy and group, and captions per second."""
+    cases = masking_cases.read_cases(path)
+    print(f"{len(cases)} captions, parser {parser.name}: exactly as expected")
+    for score in masking_cases.score(cases, parser):
+        print(f"{score.policy:<10} {score.group:<10} {score.right:>3} of {score.total} ({score.percent:.1f} %)")
+        for expected, found in score.wrong if show else ():
+            print(f"    expected {expected}\n    found    {found}")
+    captions = [case.caption for case in cases] * max(1, 10_000 // len(cases))
+    begin = time.perf_counter()
+    for _ in mask_captions(captions, parser, "subject"):
+        pass
+    print(f"{len(captions) / (time.perf_counter() - begin):,.0f} captions per second")
+
+
+def output_of(sources: list[str], given: Path | None) -> Path:
+    """Where the result goes: a list is changed in place unless it lacks a header, as Google's TSV does."""
+    if given:
+        return given
+    source = Path(sources[0])
+    if len(sources) > 1 or source.suffix == ".tar" or source.is_dir():
+        raise UserError("shards are rewritten to another folder; name it with --output")
+    if not masking_lists.read_list(source).had_header:
+        raise UserError(f"{source} has no header and is left as it is; name the new list with --output")
+    return source
+
+
+def run(arguments: argparse.Namespace, parser: Parser) -> str:
+    """Masks lists or shards; returns the summary."""
+    if any(source.endswith(".tar") or Path(source).is_dir() for source in arguments.source):
+        output = output_of(arguments.source, arguments.output)
+        shards = masking_shards.find_shards(arguments.source)
+        summary = masking_shards.mask_shards(
+            shards,
+            output,
+            parser,
+            arguments.policy,
+            masked_field=arguments.masked_column,
+            progress=lambda shards: tqdm(shards, unit="shard", desc="masking"),
+        )
+        return f"{output}: {len(shards)} shards\n{summary.text()}"
+    if len(arguments.source) > 1:
+        raise UserError("one list at a time")
+    output = output_of(arguments.source, arguments.output)
+    with tqdm(unit="caption", desc="masking", unit_scale=True) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        summary = masking_lists.mask_list(
+            Path(arguments.source[0]),
+            output,
+            parser,
+            arguments.policy,
+            caption_column=arguments.caption_column,
+            masked_column=arguments.masked_column,
+            overwrite=arguments.overwrite,
+            progress=advance,
+        )
+    return f"{output}, column {arguments.masked_column!r}\n{summary.text()}"
+
+
+@exit_on_user_error
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="*", help="a list, or shards: folder, paths or brace pattern")
+    parser.add_argument("--output", type=Path, help="the new list, or the folder of the new shards")
+    parser.add_argument("--policy", choices=POLICIES, default="subject", help="what is masked (default: subject)")
+    parser.add_argument("--parser", default="auto", help="auto, rules or spacy:PIPELINE (default: auto)")
+    parser.add_argument("--processes", type=int, default=1, help="processes of spaCy (default: 1)")
+    parser.add_argument("--caption-column", help="default: title or caption, whichever is there")
+    parser.add_argument("--masked-column", default=masking_lists.MASKED_COLUMN, help="column or field to add")
+    parser.add_argument("--overwrite", action="store_true", help="make a column anew that is there")
+    parser.add_argument("--evaluate", type=Path, metavar="CASES", help="measure the parser on annotated captions")
+    parser.add_argument("--show-errors", action="store_true", help="with --evaluate: list what is not as expected")
+    arguments = parser.parse_args()
+    if bool(arguments.evaluate) == bool(arguments.source):
+        raise UserError("name a list or shards, or --evaluate and a file of annotated captions")
+
+    caption_parser = make_parser(arguments.parser, arguments.processes)
+    if arguments.evaluate:
+        evaluate(arguments.evaluate, caption_parser, arguments.show_errors)
+        return
+    begin = time.perf_counter()
+    try:
+        summary = run(arguments, caption_parser)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+    print(f"policy {arguments.policy}, parser {caption_parser.name}, {time.perf_counter() - begin:.0f} s")
+    print(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Masked captions: the object's name replaced by `<|replace|>`, the rest kept word for word.
+
+The paper masks the object named in a caption but never released its script; we take the reading of its
+closest sibling, the noun chunk that is the grammatical subject (policy `subject`, the default). A parser
+finds the chunks, a policy picks what to mask, and neither knows of the other.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+PLACEHOLDER = "<|replace|>"
+_SPELLED = re.compile(r"<\|(replace)\|>", re.IGNORECASE)
+_OF = re.compile(r"\s+of\s+((only|just)\s+)?", re.IGNORECASE)
+
+# "a photo of a dog", "a group of people": these name no object when "of" follows.
+CARRIERS = frozenset(
+    [
+        "photo",
+        "photograph",
+        "picture",
+        "image",
+        "portrait",
+        "illustration",
+        "drawing",
+        "sketch",
+        "painting",
+        "cartoon",
+        "vector",
+        "silhouette",
+        "view",
+        "shot",
+        "close-up",
+        "closeup",
+        "render",
+        "rendering",
+        "sculpture",
+        "origami",
+        "toy",
+        "group",
+        "couple",
+        "pair",
+        "bunch",
+        "set",
+        "collection",
+        "row",
+        "lot",
+        "lots",
+        "number",
+        "variety",
+        "series",
+        "herd",
+        "flock",
+        "range",
+        "selection",
+        "handful",
+        "dozens",
+        "hundreds",
+        "thousands",
+    ]
+)
+
+
+class Span(NamedTuple):
+    """Characters start:end of a caption."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A noun chunk: the whole phrase, its head noun, and its nouns with compounds joined."""
+
+    span: Span
+    head: Span
+    nouns: tuple[Span, ...]
+    subject: bool = False
+
+
+class Parser(Protocol):
+    """Finds noun chunks. `name` goes into summaries, so that a masked list says how it was made."""
+
+    name: str
+
+    def parse(self, captions: Iterable[str]) -> Iterator[list[Chunk]]:
+        """The chunks of each caption, in order of place; pronouns are none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A masked caption and the phrases that were replaced (none: the caption had no object)."""
+
+    caption: str
+    phrases: tuple[str, ...]
+
+
+def subject(caption: str, chunks: list[Chunk]) -> list[Span]:
+    """The noun chunk that is the grammatical subject, else the first."""
+    chunk = _object_chunk(caption, chunks)
+    return [chunk.span] if chunk else []
+
+
+def head_noun(caption: str, chunks: list[Chunk]) -> list[Span]:
+    """Only the head noun of that chunk; its articles, adjectives and compounds stay."""
+    chunk = _object_chunk(caption, chunks)
+    return [chunk.head] if chunk else []
+
+
+def all_nouns(caption: str, chunks: list[Chunk]) -> list[Span]:
+    """Every noun, a compound as one, save carriers."""
+    following = [*chunks[1:], None]
+    return [
+        noun for chunk, after in zip(chunks, following) if not _carries(caption, chunk, after) for noun in chunk.nouns
+    ]
+
+
+POLICIES: dict[str, Callable[[str, list[Chunk]], list[Span]]] = {
+    "subject": subject,
+    "all-nouns": all_nouns,
+    "head-noun": head_noun,
+}
+
+
+def _object_chunk(caption: str, chunks: list[Chunk]) -> Chunk | None:
+    if not chunks:
+        return None
+    place = next((i for i, chunk in enumerate(chunks) if chunk.subject), 0)
+    while place + 1 < len(chunks) and _carries(caption, chunks[place], chunks[place + 1]):
+        place += 1
+    return chunks[place]
+
+
+def _carries(caption: str, chunk: Chunk, following: Chunk | None) -> bool:
+    """Whether the chunk only carries the next one, as `a photo of` does."""
+    if following is None or caption[slice(*chunk.head)].lower() not in CARRIERS:
+        return False
+    return _OF.fullmatch(caption, chunk.span.end, following.span.start) is not None
+
+
+def mask(caption: str, spans: list[Span]) -> Masked:
+    """The caption with each span replaced by the placeholder.
+
+    A caption that itself spells the placeholder must not gain a mask by it: blanks are put inside its bars.
+    """
+    parts, end = [], 0
+    for span in spans:
+        parts.append(defuse(caption[end : span.start]))
+        end = span.end
+    parts.append(defuse(caption[end:]))
+    return Masked(PLACEHOLDER.join(parts), tuple(caption[slice(*span)] for span in spans))
+
+
+def defuse(text: str) -> str:
+    """The text with `<|replace|>` written `<| replace |>`."""
+    return _SPELLED.sub(r"<| \1 |>", text)
+
+
+def mask_captions(captions: Iterable[str], parser: Parser, policy: str) -> Iterator[Masked]:
+    """Each caption masked; parser and policy by what they are and what they are called."""
+    choose = POLICIES[policy]
+    captions = list(captions)
+    for caption, chunks in zip(captions, parser.parse(captions), strict=True):
+        yield mask(caption, choose(caption, chunks))
