@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from conftest import metadata, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published_way import plain_attention, plain_mapper
 from torch.nn import functional as F
 
+from conftest import metadata, relative
 from context_i2w.clip import CLIPSizes, ImageFeatures
 from context_i2w.mappers import MAPPERS, ContextI2W, ContextI2WOptions, ExtractorBlock, Pic2Word
 from context_i2w.published import published_name
+from published_way import plain_attention, plain_mapper
 
 VIT_L = CLIPSizes(224, 257, 1024, 768, 768, 77, 49408)
 ODD = CLIPSizes(32, 10, 48, 24, 40, 77, 49408)  # joint and text width differ
@@ -69,9 +69,7 @@ def test_absorbed_attention_equals_the_plain_one(batch, queries, patches, heads,
         standardised = F.layer_norm(x, (width,), eps=1e-5)
         out = block._attend(block.query_norm(q), standardised) if fast else plain_attention(block, q, x)
         out.square().sum().backward()
-        grads.append(
-            [out.detach(), q.grad, x.grad] + [p.grad for p in block.parameters() if p.grad is not None]
-        )
+        grads.append([out.detach(), q.grad, x.grad] + [p.grad for p in block.parameters() if p.grad is not None])
     for fast, plain in zip(*grads, strict=True):
         assert torch.allclose(fast, plain, rtol=1e-8, atol=1e-9 * float(plain.abs().max() + 1))
 
@@ -85,9 +83,7 @@ def test_fast_mapper_equals_the_plain_one_in_float32():
         mapper.zero_grad()
         word = compute(condition, image)
         word.square().sum().backward()
-        grads.append(
-            {name: p.grad.clone() for name, p in mapper.named_parameters()} | {"word": word.detach()}
-        )
+        grads.append({name: p.grad.clone() for name, p in mapper.named_parameters()} | {"word": word.detach()})
     assert relative(grads[0].pop("word"), grads[1].pop("word")) < 5e-6
     for name, grad in grads[0].items():
         assert relative(grad, grads[1][name]) < 1e-5, name
@@ -128,3 +124,10 @@ def test_without_condition_the_description_is_not_seen():
     mapper = ContextI2W(ODD, ContextI2WOptions(condition=False, gate=0.5)).eval()
     image = ImageFeatures(torch.randn(1, 24), torch.randn(1, 10, 48))
     assert torch.equal(mapper(torch.randn(1, 24), image), mapper(None, image))
+
+
+def test_dropout_option_is_used():
+    image = ImageFeatures(torch.randn(1, 24), torch.randn(1, 10, 48))
+    for dropout in (0.0, 0.5):
+        mapper = MAPPERS["pic2word"](ODD, MAPPERS["pic2word"].Options(dropout=dropout)).train()
+        assert torch.equal(mapper(None, image), mapper(None, image)) == (dropout == 0)

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import metadata, relative
 
+from conftest import metadata, relative
 from context_i2w.clip import ImageFeatures
 from context_i2w.data.pairs import Batch
 from context_i2w.distributed import Process, join, launch, leave
@@ -15,6 +15,7 @@ from context_i2w.optim import OptimOptions
 from context_i2w.prompts import Tokenizer, mark_placeholders
 from context_i2w.published import published_name
 from context_i2w.training import Trainer, TrainOptions
+from context_i2w.weights import clip_from_openai_state
 
 
 class FixedSource:
@@ -27,7 +28,7 @@ class FixedSource:
         return iter(self.all[start:])
 
 
-@pytest.fixture()
+@pytest.fixture
 def golden_batch(golden_step):
     ids = Tokenizer()([mark_placeholders(caption) for caption in metadata("step_small")["captions"]])
     return Batch(ids, images=golden_step["images"])
@@ -67,6 +68,30 @@ def test_twelve_updates_equal_the_published_ones(golden_clip, golden_mapper, gol
                 assert relative(state[name.removeprefix(prefix)], golden_step[name]) < 1e-5, name
     wanted = golden_step["train12.losses_lr1e-4_wd0.1_warm10_total100_no_dropout"]
     assert torch.allclose(torch.tensor(losses, dtype=torch.float64), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["amp", "bf16"])
+def test_every_precision_trains_on_the_same_loss(golden_clip, golden_mapper, golden_batch, golden_step, precision):
+    options = TrainOptions(precision=precision)
+    trainer = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), options, OptimOptions())
+    assert float(trainer.step(golden_batch)) == pytest.approx(float(golden_step["loss"]), abs=0.05)
+    assert all(p.dtype == torch.float32 for p in golden_mapper.parameters())
+
+
+def test_one_vision_pass_per_image(golden_clip, golden_mapper, golden_batch, monkeypatch):
+    passed = []
+    monkeypatch.setattr(golden_clip.visual.conv1, "forward", _counting(golden_clip.visual.conv1.forward, passed))
+    trainer = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), TrainOptions(), OptimOptions())
+    trainer.step(golden_batch)
+    assert sum(passed) == golden_batch.size
+
+
+def _counting(forward, passed: list[int]):
+    def counted(images):
+        passed.append(len(images))
+        return forward(images)
+
+    return counted
 
 
 def made_up_batches(clip, count: int, size: int, seed: int = 0) -> list[Batch]:
@@ -144,36 +169,34 @@ def test_too_many_broken_pairs_stop_the_run(golden_clip):
         small_trainer(golden_clip, [batch]).run(lambda loss: False, lambda: None)
 
 
-def two_process_steps(batches: list[Batch], state: dict, folder: str, accumulate: int) -> None:
-    from context_i2w.weights import clip_from_openai_state
-
+def two_process_steps(batches: list[Batch], state: dict, folder: str) -> None:
     torch.set_num_threads(1)
     process = join("cpu")
     clip = clip_from_openai_state(state, "golden")
     half = batches[0].size // 2
     mine = slice(process.rank * half, (process.rank + 1) * half)
     parts = [
-        Batch(
-            b.condition_ids[mine], features=ImageFeatures(b.features.embedding[mine], b.features.tokens[mine])
-        )
+        Batch(b.condition_ids[mine], features=ImageFeatures(b.features.embedding[mine], b.features.tokens[mine]))
         for b in batches
     ]
-    trainer = small_trainer(clip, parts, process, dropout=0.0, accumulate=accumulate)
-    trainer.mapper.train()
-    losses = [float(trainer.step(part)) for part in parts]
-    if process.is_first:
-        torch.save({"losses": losses, "mapper": trainer.mapper.state_dict()}, f"{folder}/two.pt")
+    for accumulate in (1, 2):
+        trainer = small_trainer(clip, parts, process, dropout=0.0, accumulate=accumulate)
+        trainer.mapper.train()
+        losses = [float(trainer.step(part)) for part in parts]
+        if process.is_first:
+            torch.save({"losses": losses, "mapper": trainer.mapper.state_dict()}, f"{folder}/two-{accumulate}.pt")
     leave()
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_give_the_update_of_one(golden_clip, golden_clip_state, tmp_path, accumulate):
+def test_two_processes_give_the_update_of_one(golden_clip, golden_clip_state, tmp_path):
+    """Three steps, with the processes' batches whole and in two parts."""
     batches = made_up_batches(golden_clip, 3, 8)
     one = small_trainer(golden_clip, batches, Process(), dropout=0.0)
     one.mapper.train()
     losses = [float(one.step(batch)) for batch in batches]
-    launch(two_process_steps, 2, batches, golden_clip_state, str(tmp_path), accumulate)
-    two = torch.load(tmp_path / "two.pt")
-    assert two["losses"] == pytest.approx(losses, abs=1e-5)
-    for name, tensor in one.mapper.state_dict().items():
-        assert torch.allclose(two["mapper"][name], tensor, atol=1e-5), name
+    launch(two_process_steps, 2, batches, golden_clip_state, str(tmp_path))
+    for accumulate in (1, 2):
+        two = torch.load(tmp_path / f"two-{accumulate}.pt")
+        assert two["losses"] == pytest.approx(losses, abs=1e-5)
+        for name, tensor in one.mapper.state_dict().items():
+            assert torch.allclose(two["mapper"][name], tensor, atol=1e-5), name

@@ -18,7 +18,9 @@ from context_i2w.prompts import readable
 HIT, MISS = "#2a9d3a", "#c8c8c8"
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float], validation: Sequence[tuple[int, float]], path: Path) -> None:
+def loss_curve(
+    steps: Sequence[int], losses: Sequence[float], validation: Sequence[tuple[int, float]], path: Path
+) -> None:
     """Training loss of single steps and the validation loss after each epoch, as a PNG."""
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot(steps, losses, linewidth=1, color="#4477aa", label="training, single steps")
@@ -34,7 +36,9 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], validation: Sequen
 def top_results(result: Result, row: str, path: Path, queries: int = 6, top: int = 6) -> None:
     """A few queries of a benchmark, spread over its groups, each with its best gallery images; hits framed green."""
     groups = result.benchmark.groups
-    chosen = [(group, number) for group in groups for number in _spread(len(group.references), -(-queries // len(groups)))]
+    chosen = [
+        (group, number) for group in groups for number in _spread(len(group.references), -(-queries // len(groups)))
+    ]
     chosen = chosen[:queries] if len(groups) == 1 else chosen[: -(-queries // len(groups)) * len(groups)]
     figure, grid = plt.subplots(len(chosen), top + 1, figsize=(1.5 * (top + 1), 1.85 * len(chosen)), squeeze=False)
     for (group, number), line in zip(chosen, grid, strict=True):

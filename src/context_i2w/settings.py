@@ -33,14 +33,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _recipe(parser.add_argument_group("recipe (defaults: the toy world's / the paper's)"))
     _machine(parser.add_argument_group("machine"))
     _run(parser.add_argument_group("run"))
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.mapper not in MAPPERS:
+        parser.error(f"--mapper {args.mapper}: unknown; known are {', '.join(MAPPERS)}")
+    return args
 
 
 def run_settings(args: argparse.Namespace, **toy: Any) -> RunSettings:
     """RunSettings of parsed arguments; `toy` overrides what the user left open, for the toy world."""
     recipe = TOY_RECIPE if toy else PAPER_RECIPE
-    if args.mapper not in MAPPERS:
-        raise UserError(f"--mapper {args.mapper}: unknown; known are {', '.join(MAPPERS)}")
     chosen = {name: value if (value := getattr(args, name)) is not None else recipe[name] for name in recipe}
     given = {name: value for name, value in toy.items() if getattr(args, name, None) is None}
     return RunSettings(
@@ -55,8 +56,7 @@ def run_settings(args: argparse.Namespace, **toy: Any) -> RunSettings:
             epochs=chosen["epochs"],
             batch_size=chosen["batch_size"],
             accumulate=args.accumulate,
-            precision=args.precision
-            or ("amp" if torch.cuda.is_available() and args.device != "cpu" else "fp32"),
+            precision=args.precision or ("amp" if torch.cuda.is_available() and args.device != "cpu" else "fp32"),
             training_text=args.training_text,
             seed=args.seed,
             max_broken=args.max_broken,
@@ -92,24 +92,14 @@ def _mapper_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _data(group) -> None:
     group.add_argument("--train-data", metavar="LIST", help="tab-separated list of training pairs")
-    group.add_argument(
-        "--val-data", metavar="LIST", help="held-out list, for a validation loss after each epoch"
-    )
+    group.add_argument("--val-data", metavar="LIST", help="held-out list, for a validation loss after each epoch")
     group.add_argument("--image-column", default="filepath", metavar="NAME", help="column of the image files")
     group.add_argument("--caption-column", default="title", metavar="NAME", help="column of the captions")
-    group.add_argument(
-        "--masked-column", default="masked_title", metavar="NAME", help="column of the masked captions"
-    )
+    group.add_argument("--masked-column", default="masked_title", metavar="NAME", help="column of the masked captions")
     group.add_argument("--separator", default="\t", metavar="CHAR", help="what stands between columns")
-    group.add_argument(
-        "--max-broken", type=float, default=0.1, metavar="SHARE", help="broken pairs that stop the run"
-    )
-    group.add_argument(
-        "--feature-cache", metavar="DIR", help="keep CLIP's features here; later epochs read them"
-    )
-    group.add_argument(
-        "--cache-precision", choices=("fp16", "int8"), default="fp16", help="of cached image tokens"
-    )
+    group.add_argument("--max-broken", type=float, default=0.1, metavar="SHARE", help="broken pairs that stop the run")
+    group.add_argument("--feature-cache", metavar="DIR", help="keep CLIP's features here; later epochs read them")
+    group.add_argument("--cache-precision", choices=("fp16", "int8"), default="fp16", help="of cached image tokens")
     group.add_argument(
         "--crops", type=int, default=0, metavar="K", help="random crops cached per image; 0: whole image"
     )
@@ -136,9 +126,7 @@ def _recipe(group) -> None:
     group.add_argument("--lr", type=float, help=f"peak learning rate; {shown['lr']}")
     group.add_argument("--wd", type=float, help=f"weight decay; {shown['wd']}")
     group.add_argument("--warmup", type=int, help=f"steps; {shown['warmup']}")
-    group.add_argument(
-        "--accumulate", type=int, default=1, metavar="K", help="parts of a batch, to save memory"
-    )
+    group.add_argument("--accumulate", type=int, default=1, metavar="K", help="parts of a batch, to save memory")
     group.add_argument(
         "--training-text",
         choices=TRAINING_TEXTS,
@@ -150,9 +138,7 @@ def _recipe(group) -> None:
 
 def _machine(group) -> None:
     group.add_argument("--device", help="cpu, cuda, cuda:1; every visible GPU if left out")
-    group.add_argument(
-        "--processes", type=int, help="processes on this machine; one for each GPU if left out"
-    )
+    group.add_argument("--processes", type=int, help="processes on this machine; one for each GPU if left out")
     group.add_argument("--workers", type=int, help="reading processes of each training process")
     group.add_argument("--precision", choices=PRECISIONS, help="amp on a GPU, fp32 on the CPU if left out")
     group.add_argument("--compile", action="store_true", help="torch.compile the mapper")
@@ -161,16 +147,8 @@ def _machine(group) -> None:
 def _run(group) -> None:
     group.add_argument("--logs", default="logs", metavar="DIR", help="where run folders are made")
     group.add_argument("--name", help="the run's folder; date, time and mapper if left out")
-    group.add_argument(
-        "--resume", metavar="PATH|auto", help="go on from a checkpoint or run; auto: the newest run"
-    )
-    group.add_argument(
-        "--log-every", type=int, default=20, metavar="STEPS", help="steps between logged losses"
-    )
-    group.add_argument(
-        "--save-frequency", type=int, default=1, metavar="EPOCHS", help="epochs between checkpoints"
-    )
-    group.add_argument(
-        "--save-minutes", type=float, default=30, metavar="MIN", help="save at least this often"
-    )
+    group.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint or run; auto: the newest run")
+    group.add_argument("--log-every", type=int, default=20, metavar="STEPS", help="steps between logged losses")
+    group.add_argument("--save-frequency", type=int, default=1, metavar="EPOCHS", help="epochs between checkpoints")
+    group.add_argument("--save-minutes", type=float, default=30, metavar="MIN", help="save at least this often")
     group.add_argument("--keep", type=int, default=0, metavar="K", help="epoch checkpoints kept; 0: all")

@@ -3,19 +3,20 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.distributed import launch
 from context_i2w.evaluation import Result, evaluate
 from context_i2w.evaluation_setup import load_models
+from context_i2w.mappers import MAPPERS
 from context_i2w.pictures import loss_curve, top_results
-from context_i2w.report import as_json, protocol_line, write_json
+from context_i2w.report import as_json, markdown_table, protocol_line, write_json
 from context_i2w.run_folder import LAST
 from context_i2w.settings import run_settings
-from context_i2w.toy_world import make_toy_world
-from context_i2w.train_run import train
+from context_i2w.toy_world import ToyWorld, make_toy_world
+from context_i2w.train_run import RunSettings, train
 from context_i2w.weights import load_clip
 
 TOY_ROOT = Path("data/toy")
@@ -36,15 +37,7 @@ def train_and_report(args: argparse.Namespace) -> None:
     """Draws the world if it is not there, trains, evaluates, reports."""
     print(f"toy world: small drawn pictures and a tiny CLIP, to see the code work; for CC3M: {CC3M_COMMAND}")
     world = make_toy_world(TOY_ROOT)
-    clip = load_clip("toy")
-    settings = run_settings(
-        args,
-        train_data=str(world.train_list),
-        val_data=str(world.validation_list),
-        model="toy",
-        pretrained="toy",
-        feature_cache=str(TOY_ROOT / f"features-{clip.weights_hash[:8]}{'' if args.crops == 0 else f'-{args.crops}'}"),
-    )
+    settings = toy_settings(args, world)
     if (args.processes or 1) > 1:
         launch(train, args.processes, settings)
         folder = Path(settings.logs) / settings.name
@@ -55,6 +48,21 @@ def train_and_report(args: argparse.Namespace) -> None:
     results = evaluate_tasks(folder, world.test_root, args.device)
     print(write_report(folder, results))
     print(f"report: {folder / 'report.md'}")
+
+
+def toy_settings(args: argparse.Namespace, world: ToyWorld) -> RunSettings:
+    """Settings of a run on the toy world, where the command line leaves them open; features are cached in it."""
+    kind = [load_clip("toy").weights_hash[:8], args.cache_precision]
+    kind += [f"{args.crops}-crops"] if args.crops else []
+    kind += [] if MAPPERS[args.mapper].uses_tokens else ["no-tokens"]
+    return run_settings(
+        args,
+        train_data=str(world.train_list),
+        val_data=str(world.validation_list),
+        model="toy",
+        pretrained="toy",
+        feature_cache=str(TOY_ROOT / "-".join(["features", *kind])),
+    )
 
 
 def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> dict[str, Result]:
@@ -96,14 +104,6 @@ def _task_table(task: str, result: Result) -> str:
     rows += [[row, *(f"{values[name]:.1f}" for name in names)] for row, values in result.metrics[group].items()]
     queries = sum(len(group.references) for group in result.benchmark.groups)
     return f"## {title} ({form}, {queries:,} queries)\n\n" + markdown_table(rows)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first of them the header, as an aligned Markdown table."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def _logged(path: Path) -> tuple[list[int], list[float], list[tuple[int, float]]]:
