@@ -36,6 +36,8 @@ def make_parser(name: str, processes: int) -> Parser:
     if name == "auto":
         installed = importlib.util.find_spec("spacy") and importlib.util.find_spec(DEFAULT_PIPELINE)
         name = f"spacy:{DEFAULT_PIPELINE}" if installed else "rules"
+        if not installed:
+            print(f"note: spaCy's {DEFAULT_PIPELINE} is not installed; masking by rules", file=sys.stderr)
     if name == "rules":
         return RuleParser()
     if name.split(":")[0] != "spacy":
