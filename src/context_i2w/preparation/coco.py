@@ -63,9 +63,7 @@ def read_annotations(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing; data/README.md says where COCO's annotations come from"
-        ) from None
+        raise UserError(f"{path} is missing; data/README.md says where COCO's annotations come from") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); download COCO's annotations again") from None
     if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
@@ -177,11 +175,7 @@ def prepare(root: Path, queries: list[Query], progress=lambda items: items) -> i
             f"{root / 'val2017'} lacks {len(missing)} of {len(queries)} images ({list_some(missing)}); "
             "data/README.md says where they come from"
         )
-    present = (
-        {entry.name for entry in os.scandir(root / MASKED_FOLDER)}
-        if (root / MASKED_FOLDER).is_dir()
-        else set()
-    )
+    present = {entry.name for entry in os.scandir(root / MASKED_FOLDER)} if (root / MASKED_FOLDER).is_dir() else set()
     todo: Iterable[Query] = [query for query in queries if query.file_name not in present]
     for query in progress(todo):
         with Image.open(root / "val2017" / query.file_name) as image:

@@ -73,9 +73,7 @@ def find_queries(val: Path, wnids: list[str], classes: Path | None = None) -> li
     pictures = [picture for picture in pictures if picture.path.suffix.lower() in _IMAGE_ENDINGS]
     lacking = sorted(set(wnids) - {picture.wnid for picture in pictures})
     if lacking:
-        raise UserError(
-            f"{val} has no image of {len(lacking)} of {len(wnids)} classes ({list_some(lacking)})"
-        )
+        raise UserError(f"{val} has no image of {len(lacking)} of {len(wnids)} classes ({list_some(lacking)})")
     return sorted(pictures, key=lambda picture: (picture.wnid, picture.path.name))
 
 
@@ -119,9 +117,7 @@ def _synset_order(folder: Path) -> list[str]:
             if len(wnids) == 1000 and all(map(_WNID.fullmatch, wnids)):
                 return wnids
             raise UserError(f"{folder / name} has {len(wnids)} classes, not ImageNet's 1000")
-    raise UserError(
-        f"{folder} lacks LOC_synset_mapping.txt or synset_words.txt, which name val.txt's classes"
-    )
+    raise UserError(f"{folder} lacks LOC_synset_mapping.txt or synset_words.txt, which name val.txt's classes")
 
 
 def _classes_from_xml(folder: Path) -> dict[str, str]:
@@ -131,9 +127,7 @@ def _classes_from_xml(folder: Path) -> dict[str, str]:
         if found:
             classes[path.stem] = found[1]
     if not classes:
-        raise UserError(
-            f"{folder} holds no ILSVRC2012_val_*.xml with a class; give another place with --val-classes"
-        )
+        raise UserError(f"{folder} holds no ILSVRC2012_val_*.xml with a class; give another place with --val-classes")
     return classes
 
 

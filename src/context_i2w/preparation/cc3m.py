@@ -1,0 +1,167 @@
+"""Conceptual Captions 3M: the command that fetches it, and the training lists made from what it fetched.
+
+img2dataset's default resize mode, `border`, pads every image to a square with white; a mapper trained on that
+learns white borders that no benchmark image has, and the random resized crop cuts within them. `keep_ratio`
+only shrinks. The shorter side is kept at 288 pixels: crops of 0.9-1.0 of the area at 224 never enlarge.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from context_i2w.errors import UserError
+from context_i2w.preparation.files import atomic_path, write_text
+
+SPLITS = ("train", "val")
+GOOGLE_FILES = {"train": "Train_GCC-training.tsv", "val": "Validation_GCC-1.1.0-Validation.tsv"}
+LIST_FILES = {"train": "Train_GCC-training_output.csv", "val": "Validation_GCC-1.1.0-Validation_output.csv"}
+PUBLISHED_ROWS = {"train": 3_318_333, "val": 15_840}
+MASKED_COLUMN = "masked_title"
+_IMAGE_ENDINGS = ("jpg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class DownloadOptions:
+    """How images are fetched. `shards`: WebDataset tars, else folders of files."""
+
+    shards: bool = False
+    image_size: int = 288
+    processes: int = 16
+    threads: int = 64
+
+
+def read_header(path: Path) -> list[str]:
+    """The columns of a caption list, `caption` and `url` for Google's headerless file. Raises UserError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            fields = file.readline().rstrip("\n").split("\t")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing; Google's page of Conceptual Captions has it as Train_GCC-training.tsv and "
+            "Validation_GCC-1.1.0-Validation.tsv (docs/data.md)"
+        ) from None
+    if len(fields) == 2 and fields[1].startswith(("http://", "https://")):
+        return []
+    if not {"caption", "url"} <= set(fields):
+        raise UserError(f"{path}: the columns caption and url are needed; found {', '.join(map(repr, fields))}")
+    return fields
+
+
+def with_header(source: Path, target: Path) -> Path:
+    """A copy of Google's file with the header and the quoting that img2dataset needs; kept if it is there."""
+    if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
+        return target
+    with open(source, encoding="utf-8", newline="") as lines, atomic_path(target) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(["caption", "url"])
+            writer.writerows(line.rstrip("\r\n").split("\t") for line in lines)
+    return target
+
+
+def download_command(source: Path, output: Path, columns: list[str], options: DownloadOptions) -> list[str]:
+    """img2dataset's command line for a list with the columns caption and url.
+
+    A masked-caption column travels along in the samples' JSON.
+    """
+    command = [
+        "img2dataset", "--input_format", "tsv", "--url_list", str(source), "--url_col", "url",
+        "--caption_col", "caption", "--output_folder", str(output),
+        "--output_format", "webdataset" if options.shards else "files",
+        "--resize_mode", "keep_ratio", "--resize_only_if_bigger", "True", "--image_size", str(options.image_size),
+        "--encode_quality", "95", "--processes_count", str(options.processes),
+        "--thread_count", str(options.threads), "--incremental_mode", "incremental", "--enable_wandb", "False",
+    ]  # fmt: skip
+    if MASKED_COLUMN in columns:
+        command += ["--save_additional_columns", json.dumps([MASKED_COLUMN])]
+    return command
+
+
+@dataclass(frozen=True)
+class DownloadReport:
+    """Sums over the `*_stats.json` files: links tried, images fetched, the commonest reasons of failure."""
+
+    tried: int
+    fetched: int
+    reasons: dict[str, int]
+
+    def text(self) -> str:
+        share = 100 * self.fetched / max(self.tried, 1)
+        failures = ", ".join(f"{reason}: {count:,}" for reason, count in list(self.reasons.items())[:5])
+        return f"{self.fetched:,} of {self.tried:,} links answered ({share:.1f} %)" + (
+            f"; failures: {failures}" if failures else ""
+        )
+
+
+def read_report(folder: Path) -> DownloadReport:
+    """What img2dataset reports of a download. Raises UserError if the folder is not its output."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing; run the download first (`python scripts/prepare_cc3m.py download`)")
+    paths = sorted(folder.glob("*_stats.json"))
+    if not paths:
+        raise UserError(f"{folder} holds no *_stats.json; it is no output of img2dataset, or none has finished")
+    tried = fetched = 0
+    reasons: dict[str, int] = {}
+    for path in paths:
+        try:
+            stats = json.loads(path.read_text(encoding="utf-8"))
+            tried, fetched = tried + stats["count"], fetched + stats["successes"]
+            for reason, count in stats.get("status_dict", {}).items():
+                if reason != "success":
+                    reasons[reason] = reasons.get(reason, 0) + count
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path} is damaged; delete it and run the download again") from None
+    return DownloadReport(tried, fetched, dict(sorted(reasons.items(), key=lambda item: -item[1])))
+
+
+def make_list(folder: Path, target: Path, progress=lambda items: items) -> tuple[int, int]:
+    """Writes the tab-separated list of a download in files: filepath, title and, where known, the masked title.
+
+    Rows are in the order of the files' names. Returns how many rows were written and how many images were left
+    out for want of a caption. Raises UserError if there are no images (shards need no list).
+    """
+    rows: list[tuple[str, ...]] = []
+    without_caption = 0
+    masked = None  # whether the download carried masked captions; the first sample tells
+    for image in progress(_images(folder)):
+        sample = _read_sample(image)
+        if sample is None:
+            without_caption += 1
+            continue
+        masked = MASKED_COLUMN in sample if masked is None else masked
+        row = (image.as_posix(), sample["caption"])
+        rows.append((*row, str(sample.get(MASKED_COLUMN) or "")) if masked else row)
+    if not rows:
+        hint = "shards need no list: train on them as they are" if any(folder.glob("*.tar")) else "no images"
+        raise UserError(f"{folder}: {hint}")
+    write_text(target, _list_text(rows, bool(masked)))
+    return len(rows), without_caption
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        found = [path for ending in _IMAGE_ENDINGS for path in part.glob(f"*.{ending}")]
+        yield from sorted(found)
+
+
+def _read_sample(image: Path) -> dict | None:
+    """The image's JSON, the caption taken from the text file if it is there; None without a caption."""
+    try:
+        sample = json.loads(image.with_suffix(".json").read_bytes())
+    except (OSError, ValueError):
+        sample = {}
+    text = image.with_suffix(".txt")
+    if text.is_file():
+        sample["caption"] = text.read_text(encoding="utf-8", errors="replace")
+    return sample if isinstance(sample.get("caption"), str) and sample["caption"].strip() else None
+
+
+def _list_text(rows: Iterable[tuple[str, ...]], masked: bool) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(["filepath", "title", *([MASKED_COLUMN] if masked else [])])
+    writer.writerows(rows)
+    return text.getvalue()
