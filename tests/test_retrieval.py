@@ -84,6 +84,15 @@ def test_features_that_are_not_finite_are_refused():
         similarities(torch.tensor([[float("nan")]]), torch.ones(1, 1))
 
 
+def test_a_shorter_list_is_the_beginning_of_a_longer_one():
+    unit = torch.nn.functional.normalize(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    ranking = Ranking(unit, unit)
+    longest = ranking.top(9)
+    assert torch.equal(ranking.top(3), longest[:, :3])
+    assert torch.equal(Ranking(unit, unit).top(3), longest[:, :3])
+    assert not torch.equal(ranking.among([[0]] * 9).top(3), longest[:, :3])
+
+
 def test_no_queries():
     ranking = Ranking(torch.empty(0, 4), torch.eye(4))
     assert ranking.top(2).shape == (0, 2)

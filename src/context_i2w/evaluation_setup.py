@@ -19,6 +19,7 @@ from context_i2w.weights import TOY_FOLDER, TOY_MODEL
 
 LOGS = Path("logs")
 DATA_ROOT = Path("data")
+TOY_ROOT = DATA_ROOT / "toy"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def choose_data_root(data_root: str | None, clip: FrozenCLIP) -> Path:
         return DATA_ROOT
     from context_i2w.toy_world import make_toy_world  # needed by no one who has data
 
-    return make_toy_world(DATA_ROOT / "toy").test_root
+    make_toy_world(TOY_ROOT)
+    return TOY_ROOT / "test"
 
 
 def _check_same_clip(

@@ -9,7 +9,7 @@ images tie exactly and the order does not depend on how the work is cut up.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -30,6 +30,7 @@ class Ranking:
     excluded: torch.Tensor | None = None
     candidates: Sequence[Sequence[int]] | None = None
     memory: int = 1 << 28
+    _longest_top: list[torch.Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def among(self, candidates: Sequence[Sequence[int]]) -> Ranking:
         """The same queries over a gallery of their own each (indices into this gallery)."""
@@ -42,8 +43,10 @@ class Ranking:
     def top(self, count: int) -> torch.Tensor:
         """The best gallery indices of each query in order, [Q, min(count, G)] int64; -1: none is left."""
         count = min(count, len(self.gallery))
-        tops = [top_indices(rows, count).cpu() for _, rows in self._blocks()]
-        return torch.cat(tops) if tops else torch.empty(0, count, dtype=torch.int64)
+        if not self._longest_top or self._longest_top[0].shape[1] < count:  # a shorter list is its beginning
+            tops = [top_indices(rows, count).cpu() for _, rows in self._blocks()]
+            self._longest_top[:] = [torch.cat(tops) if tops else torch.empty(0, count, dtype=torch.int64)]
+        return self._longest_top[0][:, :count]
 
     def ranks(self, targets: torch.Tensor) -> torch.Tensor:
         """Rank of the target index of each query, [Q] int64, 1 the best; found by counting, not sorting."""
