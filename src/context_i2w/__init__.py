@@ -1,3 +1,22 @@
-"""Context-I2W: images mapped to context-dependent pseudo-words for zero-shot composed image retrieval."""
+"""Context-I2W: images mapped to context-dependent pseudo-words for zero-shot composed image retrieval.
+
+from context_i2w import Retriever
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+# Imported at first use: `import context_i2w` stays free of torch.
+_HOMES = {
+    "Retriever": "context_i2w.retriever",
+    "from_pretrained": "context_i2w.pretrained",
+    "save_pretrained": "context_i2w.pretrained",
+}
+__all__ = ["Retriever", "__version__", "from_pretrained", "save_pretrained"]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """Text for CLIP: templates, the placeholder of the pseudo-word token, tokenisation.
 
-A *template* is written by us or by the user and may hold the placeholder, spelled `[*]` or `<|replace|>`.
+A *template* is written by us or by the user and may hold the placeholder, spelled `[*]` or `<|replace|>`; with several
+reference images their placeholders are numbered, `[*1]` and `[*2]`.
 A *caption* comes from a data file and is only ever text: one that spells a special token does not become one.
 To keep the two apart, a placeholder travels through strings as `MARK`, which captions cannot contain.
 """
@@ -27,6 +28,7 @@ MARK = f"<|{_PRIVATE}|>"
 
 _SPELLED = regex.compile(r"<\|replace\|>", regex.IGNORECASE)
 _IN_TEMPLATE = regex.compile(r"\[\*\]|<\|replace\|>", regex.IGNORECASE)
+_NUMBERED = regex.compile(r"\[\*(\d*)\]|<\|replace\|>", regex.IGNORECASE)
 # CLIP's own word pattern, less its special tokens: those are put in by number only.
 _PIECES = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
@@ -34,6 +36,13 @@ _PIECES = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N
 def template(text: str) -> str:
     """A template's `[*]` or `<|replace|>` made the placeholder."""
     return _IN_TEMPLATE.sub(MARK, text)
+
+
+def numbered_template(text: str) -> tuple[str, tuple[int | None, ...]]:
+    """A template with `[*1]`, `[*2]`, `[*]`, each made a placeholder; and their numbers in order, None for `[*]`."""
+    text = as_text(text)
+    numbers = tuple(int(found[1]) if found[1] else None for found in _NUMBERED.finditer(text))
+    return _NUMBERED.sub(MARK, text), numbers
 
 
 def mark_placeholders(masked_caption: str) -> str:

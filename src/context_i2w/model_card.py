@@ -1,0 +1,72 @@
+"""The README.md that goes with a shared mapper."""
+
+from typing import Any
+
+BASE_MODELS = {
+    ("ViT-L-14", "openai"): "openai/clip-vit-large-patch14",
+    ("ViT-B-32", "openai"): "openai/clip-vit-base-patch32",
+    ("ViT-B-16", "openai"): "openai/clip-vit-base-patch16",
+}
+PAPERS = {
+    "context-i2w": ("Context-I2W", "https://arxiv.org/abs/2309.16137"),
+    "pic2word": ("Pic2Word", "https://arxiv.org/abs/2302.03084"),
+}
+TEXT = """\
+---
+library_name: context-i2w
+license: apache-2.0
+tags:
+- composed-image-retrieval
+- zero-shot
+- clip
+{base}---
+
+# {title}
+
+A [{method}]({paper}) mapping network: it turns a reference image{context} into one pseudo-word token, which CLIP's
+text tower reads in place of a word. {parameters:,} parameters, trained for {steps} steps.
+
+CLIP is not in this repository: it is `{clip}` with weights `{weights}`, SHA-256 of the weights `{hash}`;
+loading checks it.
+
+## Use
+
+```python
+from context_i2w import Retriever
+
+retriever = Retriever.load("{source}")
+index = retriever.index("my_photos/")
+hits = index.search("ref.jpg", "a photo of [*] on a beach", k=10)
+```
+
+## Limits
+
+It finds what CLIP can tell apart, with CLIP's biases. Composed retrieval is zero-shot: no triplets of reference
+image, description and target were used in training. Not for identifying people.
+{toy}"""
+TOY = """
+This one belongs to the toy world: small drawn pictures, a tiny CLIP and a vocabulary of about a hundred words.
+It shows that the code works and knows nothing of photographs.
+"""
+
+
+def model_card(config: dict[str, Any], parameters: int, source: str) -> str:
+    """Markdown with the hub's front matter, from config.json's content. source: what Retriever.load is given."""
+    mapper, clip = config["mapper"], config["clip"]
+    method, paper = PAPERS[mapper["name"]]
+    base = BASE_MODELS.get((clip["model"], clip["pretrained"]))
+    sees = mapper["name"] == "context-i2w" and mapper["options"].get("condition", True)
+    return TEXT.format(
+        base=f"base_model: {base}\n" if base else "",
+        title=f"{method} for {clip['model']}",
+        method=method,
+        paper=paper,
+        context=" and the description that goes with it" if sees else "",
+        parameters=parameters,
+        steps="an unknown number of" if config["step"] is None else f"{config['step']:,}",
+        clip=clip["model"],
+        weights=clip["pretrained"],
+        hash=clip["weights_hash"],
+        source=source,
+        toy=TOY if clip["model"].startswith("toy") else "",
+    )

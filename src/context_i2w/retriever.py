@@ -1,0 +1,184 @@
+"""Composed image retrieval over your own pictures, in a few lines.
+
+from context_i2w import Retriever
+retriever = Retriever.load("checkpoints/toy")            # or a hub id, a training run, a checkpoint file
+index = retriever.index("my_photos/")
+hits = index.search("ref.jpg", "a photo of [*] on a beach", k=10)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from context_i2w.checkpoints import Checkpoint, read_checkpoint
+from context_i2w.clip import FrozenCLIP, ImageFeatures
+from context_i2w.encoding import EncodingOptions, encode_texts, precision_of
+from context_i2w.errors import UserError
+from context_i2w.images import BrokenImage
+from context_i2w.mappers import MAPPERS, Mapper
+from context_i2w.pretrained import clip_reference, from_pretrained, is_pretrained_folder, save_pretrained
+from context_i2w.prompts import Tokenizer
+from context_i2w.run_folder import LAST
+from context_i2w.search.files import Files, files_of_folder
+from context_i2w.search.index import Index
+from context_i2w.search.indexing import bring_up_to_date, report_broken
+from context_i2w.search.pictures import Picture, PicturePreparation
+from context_i2w.search.query import Query, check_length, parse_query
+from context_i2w.search.store import Store
+
+ROWS = ("image", "text", "image+text", "composed")
+
+
+class Retriever:
+    """A CLIP and a mapper for it."""
+
+    def __init__(self, clip: FrozenCLIP, mapper: Mapper, origin: Checkpoint | None = None):
+        """origin: the checkpoint that both come from."""
+        self.clip = clip
+        self.mapper = mapper.eval()
+        self.mapper_name = next((name for name, kind in MAPPERS.items() if type(mapper) is kind), type(mapper).__name__)
+        self.tokenizer = Tokenizer(clip.sizes.context_length)
+        self.preparation = PicturePreparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
+        self._origin = origin
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike,
+        model: str | None = None,
+        pretrained: str | None = None,
+        device: str | torch.device | None = None,
+    ) -> Retriever:
+        """From a folder of `save_pretrained`, the hub's "owner/name", a training run's folder or a checkpoint file.
+
+        Files of the published Context-I2W and Pic2Word code load too. model, pretrained: another CLIP than the
+        checkpoint names, e.g. a local weights file. device: a GPU if there is one.
+        Raises UserError, in one line, for whatever is missing or does not fit.
+        """
+        checkpoint = find_checkpoint(source)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        clip = checkpoint.load_clip(model, pretrained, device)
+        return cls(clip, checkpoint.build_mapper(clip.sizes).to(device), checkpoint)
+
+    def index(
+        self,
+        folder: str | os.PathLike | Files,
+        cache: str | os.PathLike | None = None,
+        options: EncodingOptions | None = None,
+    ) -> Index:
+        """The index over all images of a folder (and the folders in it), ready to search.
+
+        Features are kept on disk and only new or changed files are encoded. Files that can't be read are named in
+        `index.broken`. cache: where features are kept; default $CONTEXT_I2W_CACHE, else ~/.cache/context-i2w.
+        Raises UserError if there is no folder, no image, or the cache can't be written.
+        """
+        files = folder if isinstance(folder, Files) else files_of_folder(folder)
+        store = Store(self._store_folder(files, cache), self.clip.sizes.embed_dim)
+        bring_up_to_date(store, files, self.clip, options or EncodingOptions())
+        report_broken(store, files.root)
+        if not store.contents.rows:
+            raise UserError(f"{files.root}: none of its {len(files.states)} images can be read")
+        return Index(self, files, store)
+
+    def query_features(
+        self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], row: str = "composed"
+    ) -> Tensor:
+        """Unit features [Q, E] of queries with their reference images; row: one of ROWS."""
+        if row not in ROWS:
+            raise UserError(f"unknown row {row!r}; known are {', '.join(ROWS)}")
+        queries = [parse_query(text, len(group)) for text, group in zip(descriptions, references, strict=True)]
+        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
+            if row == "text":
+                return self._texts([query.plain for query in queries])
+            distinct = {_key(picture): picture for group in references for picture in group}
+            seen = self.see(list(distinct.values()))
+            number = {key: place for place, key in enumerate(distinct)}
+            groups = [[number[_key(picture)] for picture in group] for group in references]
+            if row == "composed":
+                parts = [ImageFeatures(seen.embedding[group], seen.tokens[group]) for group in groups]
+                return torch.cat([self.compose(query, part) for query, part in zip(queries, parts)])
+            unit = normalize(seen.embedding, dim=-1)
+            images = normalize(torch.stack([unit[group].mean(0) for group in groups]), dim=-1)
+            if row == "image":
+                return images
+            return normalize(images + self._texts([query.plain for query in queries]), dim=-1)
+
+    def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
+        """CLIP's features of pictures. Raises UserError naming the one that can't be read."""
+        try:
+            pixels = [self.preparation(picture) for picture in pictures]
+        except BrokenImage as error:
+            raise UserError(f"reference {error}") from None
+        with torch.inference_mode():
+            parts = [self.clip.encode_image(torch.stack(part)) for part in _chunks(pixels, batch_size)]
+        return ImageFeatures(
+            torch.cat([p.embedding for p in parts]).float(), torch.cat([p.tokens for p in parts]).float()
+        )
+
+    def pseudo_words(self, query: Query, seen: ImageFeatures) -> Tensor:
+        """Pseudo-word tokens [R, T] of a query's references, whose features `seen` are: the prompt is the condition."""
+        condition = self.clip.encode_text(self.tokenizer([query.text])).float()
+        return self.mapper(condition.expand(len(seen.embedding), -1), seen)
+
+    def compose(self, query: Query, seen: ImageFeatures) -> Tensor:
+        """Unit feature [1, E] of a query with its references' features."""
+        check_length(query, self.tokenizer)
+        words = self.pseudo_words(query, seen)[list(query.words)]
+        ids = self.tokenizer([query.text])
+        return normalize(self.clip.compose(ids, words[None]).float(), dim=-1)
+
+    def save_pretrained(self, folder: str | os.PathLike, push_to: str | None = None) -> Path:
+        """Writes the mapper, its configuration and a model card; push_to "owner/name" uploads them to the hub."""
+        if self._origin is None:
+            raise UserError("a retriever made of parts can't name its CLIP; call context_i2w.save_pretrained")
+        reference = clip_reference(self._origin, self.clip)
+        return save_pretrained(folder, self.mapper, reference, self.clip.sizes, self._origin.step, push_to)
+
+    def _texts(self, texts: list[str]) -> Tensor:
+        return normalize(encode_texts(self.clip, self.tokenizer(texts), 64), dim=-1)
+
+    def _store_folder(self, files: Files, cache: str | os.PathLike | None) -> Path:
+        root = files.root.resolve()
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", root.name)[:40] or "root"
+        key = hashlib.sha256(os.fsencode(f"{root}\0{files.label}")).hexdigest()[:12]
+        return Path(cache or default_cache()) / f"{name}-{key}" / self.clip.weights_hash[:16]
+
+
+def default_cache() -> Path:
+    if "CONTEXT_I2W_CACHE" in os.environ:
+        return Path(os.environ["CONTEXT_I2W_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "context-i2w"
+
+
+def find_checkpoint(source: str | os.PathLike) -> Checkpoint:
+    """What `Retriever.load` accepts, read but not yet built. Raises UserError if it is nothing of the kind."""
+    path = Path(source)
+    if path.is_file():
+        return read_checkpoint(path)
+    if not path.is_dir() or is_pretrained_folder(path):
+        return from_pretrained(source)
+    last = path / "checkpoints" / LAST
+    if last.is_file():
+        return read_checkpoint(last)
+    files = sorted(path.glob("*.pt"))
+    if len(files) != 1:
+        what = f"has {len(files)} checkpoints (*.pt), name one of them" if files else "holds no checkpoint"
+        raise UserError(f"{path}: {what}; a training run's folder or one of save_pretrained is expected")
+    return read_checkpoint(files[0])
+
+
+def _key(picture: Picture) -> str | int:
+    """The same for pictures that need only one pass."""
+    return os.fspath(picture) if isinstance(picture, str | os.PathLike) else id(picture)
+
+
+def _chunks(items: list, size: int) -> list[list]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

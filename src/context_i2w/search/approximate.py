@@ -1,0 +1,109 @@
+"""Approximate search by FAISS (an optional extra: `pip install faiss-cpu`), for galleries beyond a few million images.
+
+Factory strings are FAISS's own: "Flat", "IVF1024,PQ64" (PQ's number must divide the feature width), "HNSW32".
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from context_i2w.errors import UserError
+from context_i2w.search.exact import nearest
+
+BLOCK = 1 << 16  # rows added at once
+RECALL_AT = 10
+
+
+@dataclass(frozen=True)
+class ApproximateOptions:
+    """factory: FAISS's factory string. parameters: at search, e.g. "nprobe=32" (IVF) or "efSearch=128" (HNSW).
+
+    training: gallery rows, drawn by `seed`, that cells and codes are learned from. queries: how many gallery
+    rows recall is measured with.
+    """
+
+    factory: str
+    parameters: str = ""
+    training: int = 200_000
+    queries: int = 200
+    seed: int = 0
+
+
+def build(features: np.ndarray, options: ApproximateOptions) -> Any:
+    """A FAISS index over the unit rows [n, E], by inner product. Raises UserError if FAISS refuses the options."""
+    faiss = _faiss()
+    try:
+        index = faiss.index_factory(features.shape[1], options.factory, faiss.METRIC_INNER_PRODUCT)
+        if not index.is_trained:
+            index.train(_sample(features, options.training, options.seed))
+        for start in range(0, len(features), BLOCK):
+            index.add(np.ascontiguousarray(features[start : start + BLOCK]))
+    except RuntimeError as error:
+        raise UserError(f"FAISS refuses {options.factory!r} for {features.shape}: {_reason(error)}") from None
+    set_parameters(index, options)
+    return index
+
+
+def set_parameters(index: Any, options: ApproximateOptions) -> None:
+    if options.parameters:
+        try:
+            _faiss().ParameterSpace().set_index_parameters(index, options.parameters)
+        except RuntimeError as error:
+            raise UserError(f"FAISS refuses {options.parameters!r}: {_reason(error)}") from None
+
+
+def load(path: Path, options: ApproximateOptions) -> Any:
+    index = _faiss().read_index(str(path))
+    set_parameters(index, options)
+    return index
+
+
+def save(index: Any, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    _faiss().write_index(index, str(temporary))
+    temporary.replace(path)
+
+
+def search(index: Any, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Indices [Q, count] (-1: none found) and FAISS's own estimates of the similarities [Q, count]."""
+    scores, indices = index.search(queries.cpu().float().contiguous().numpy(), count)
+    return torch.from_numpy(indices), torch.from_numpy(scores)
+
+
+def recall(index: Any, features: np.ndarray, queries: Tensor, count: int = RECALL_AT) -> float:
+    """Share of the exact top `count` of the queries [Q, E] that is in the approximate top `count`."""
+    exact, _ = nearest(queries, features, count)
+    found, _ = search(index, queries, exact.shape[1])
+    hits = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(exact, found, strict=True)]
+    return sum(hits) / exact.numel()
+
+
+def sample_queries(features: np.ndarray, options: ApproximateOptions) -> Tensor:
+    """Gallery rows as queries: each finds itself, which is one of the ten."""
+    return torch.from_numpy(_sample(features, options.queries, options.seed + 1))
+
+
+def _sample(features: np.ndarray, count: int, seed: int) -> np.ndarray:
+    if len(features) <= count:
+        return np.ascontiguousarray(features)
+    chosen = np.random.default_rng(seed).choice(len(features), count, replace=False)
+    return np.ascontiguousarray(features[np.sort(chosen)])
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(
+            "approximate search needs FAISS: `pip install faiss-cpu`, or leave the factory out (search is then exact)"
+        ) from None
+    return faiss
+
+
+def _reason(error: RuntimeError) -> str:
+    """FAISS's message without the place in its sources."""
+    return str(error).strip().splitlines()[-1].split("Error: ")[-1].removeprefix("'")

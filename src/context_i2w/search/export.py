@@ -1,0 +1,43 @@
+"""Features for other vector databases: Parquet, or .npy with a list of names beside it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from context_i2w.errors import UserError
+
+BLOCK = 1 << 14  # rows written at once
+
+
+def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, str]) -> list[Path]:
+    """Writes names and unit rows [n, E]; returns the files written.
+
+    FILE.parquet: columns `path` and `feature` (fixed-size list of float32), `about` as the schema's metadata.
+    FILE.npy: the matrix; beside it FILE.json with `paths` and `about`. Raises UserError for another suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        _parquet(path, names, features, about)
+        return [path]
+    if path.suffix == ".npy":
+        np.save(path, features)
+        beside = path.with_suffix(".json")
+        beside.write_text(json.dumps({**about, "paths": names}, indent=1) + "\n")
+        return [path, beside]
+    raise UserError(f"{path}: features are exported to a .parquet or .npy file")
+
+
+def _parquet(path: Path, names: list[str], features: np.ndarray, about: dict[str, str]) -> None:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise UserError(f"{path}: Parquet needs `pip install pyarrow`; .npy needs nothing more") from None
+    width = features.shape[1]
+    schema = pa.schema([("path", pa.string()), ("feature", pa.list_(pa.float32(), width))], metadata=about)
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(names), BLOCK):
+            block = pa.array(np.ascontiguousarray(features[start : start + BLOCK]).reshape(-1), pa.float32())
+            rows = pa.FixedSizeListArray.from_arrays(block, width)
+            writer.write_table(pa.table([pa.array(names[start : start + BLOCK]), rows], schema=schema))

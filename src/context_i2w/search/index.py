@@ -1,0 +1,187 @@
+"""The searchable index over a gallery: hits for queries, exact or approximate."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from context_i2w.errors import UserError
+from context_i2w.search import approximate
+from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
+from context_i2w.search.exact import nearest
+from context_i2w.search.export import export
+from context_i2w.search.files import Files
+from context_i2w.search.pictures import Picture
+from context_i2w.search.store import Store
+
+if TYPE_CHECKING:
+    from context_i2w.retriever import Retriever
+
+References = Picture | Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """rank: 1 is the best. score: cosine similarity of query and image. name: path relative to the gallery."""
+
+    path: Path
+    score: float
+    rank: int
+    name: str
+
+
+class Index:
+    """Images of a gallery and their features. Made by `Retriever.index`.
+
+    names: in the order of rows. features: [n, E] unit rows, memory-mapped. broken: name -> why it was left out.
+    recall: recall@10 of the approximate index, None while the search is exact.
+    """
+
+    def __init__(self, retriever: Retriever, files: Files, store: Store):
+        self.retriever = retriever
+        self.files = files
+        self.store = store
+        self.names = list(store.contents.rows)
+        self.broken = {name: reason for name, (_, reason) in store.contents.broken.items()}
+        self.features: np.ndarray = store.features()
+        self.recall: float | None = None
+        self._approximate: Any = None
+        self._row = {name: row for row, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._row
+
+    def search(
+        self,
+        reference: References,
+        description: str | Sequence[str],
+        k: int = 10,
+        row: str = "composed",
+        keep_reference: bool = False,
+        exact: bool = False,
+    ) -> list[Hit] | list[list[Hit]]:
+        """The k best images for a reference image changed as the description says, best first.
+
+        description: a string is one query, and `reference` then one image (a path or a PIL image) or a list of
+        images, its `[*1]`, `[*2]`. A list of strings is a batch: `reference` is then one image for all of them, or a
+        list with an entry for each; the answer is a list of lists.
+        row: "composed", or one of the baselines "image", "text", "image+text".
+        keep_reference: whether an image of this gallery may find itself. exact: not by the approximate index.
+        Raises UserError for a reference that can't be read, or placeholders that do not match the references.
+        """
+        single = isinstance(description, str)
+        descriptions = [description] if single else list(description)
+        references = [_as_list(reference)] if single else _per_query(reference, len(descriptions))
+        features = self.retriever.query_features(references, descriptions, row)
+        hide = [[] if keep_reference else self._rows_of(group) for group in references]
+        hits = self.nearest(features, k, hide, exact)
+        return hits[0] if single else hits
+
+    def nearest(
+        self, queries: Tensor, k: int = 10, hidden: Sequence[Sequence[int]] | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """Hits of unit query features [Q, E]; hidden: rows of the gallery that each query must not find."""
+        if k < 1:
+            raise UserError(f"k={k}: at least one result has to be asked for")
+        hidden = hidden or [()] * len(queries)
+        count = min(k + max(map(len, hidden), default=0), len(self))
+        if self._approximate is None or exact:
+            indices, scores = nearest(queries, self.features, count)
+        else:
+            indices, scores = self._search_approximately(queries, count)
+        return [
+            self._hits(rows.tolist(), values.tolist(), set(out), k)
+            for rows, values, out in zip(indices, scores, hidden)
+        ]
+
+    def approximate(self, factory: str, parameters: str = "", **options: Any) -> float:
+        """Searches by a FAISS index from now on; built once and kept with the features. Returns its recall@10.
+
+        factory, parameters, options: see ApproximateOptions. Raises UserError if FAISS is missing or refuses them.
+        """
+        chosen = ApproximateOptions(factory, parameters, **options)
+        name = re.sub(r"[^A-Za-z0-9]+", "-", factory)
+        path = self.store.folder / f"{self.store.identity}.{name}.faiss"
+        if path.is_file():
+            self._approximate = approximate.load(path, chosen)
+        else:
+            self._approximate = approximate.build(self.features, chosen)
+            approximate.save(self._approximate, path)
+        self.recall = self._measured_recall(chosen, path.with_suffix(".json"))
+        return self.recall
+
+    def export(self, path: str | Path) -> list[Path]:
+        """Paths and features to FILE.parquet or FILE.npy (with FILE.json). Returns the files written."""
+        about = {"clip": self.retriever.clip.name, "clip_sha256": self.retriever.clip.weights_hash}
+        return export(Path(path), [str(self.files.path(name)) for name in self.names], self.features, about)
+
+    def row(self, name: str) -> int:
+        return self._row[name]
+
+    def path(self, name: str) -> Path:
+        """The file of an indexed name; KeyError for any other name, so nothing outside the gallery is ever named."""
+        return self.files.path(self.names[self._row[name]])
+
+    def _search_approximately(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """FAISS chooses the rows; their similarities and order are then computed exactly."""
+        indices, _ = approximate.search(self._approximate, queries, count)
+        found = torch.from_numpy(self.features[indices.clamp(min=0).numpy()])  # [Q, count, E]
+        scores = torch.einsum("qe,qce->qc", queries.cpu().double(), found.double()).float()
+        scores = scores.masked_fill(indices < 0, -torch.inf)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        return indices.gather(1, order), scores.gather(1, order)
+
+    def _measured_recall(self, options: ApproximateOptions, path: Path) -> float:
+        """Kept beside the index, by search parameters; printed when it is measured."""
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        key = json.dumps(asdict(options), sort_keys=True)
+        if key not in known:
+            queries = approximate.sample_queries(self.features, options)
+            known[key] = approximate.recall(self._approximate, self.features, queries)
+            path.write_text(json.dumps(known, indent=1) + "\n")
+            print(
+                f"{options.factory} {options.parameters}: recall@{RECALL_AT} against exact search {known[key]:.4f} "
+                f"({len(queries)} gallery images as queries)"
+            )
+        return known[key]
+
+    def _hits(self, rows: list[int], scores: list[float], hidden: set[int], k: int) -> list[Hit]:
+        kept = [(row, score) for row, score in zip(rows, scores) if row >= 0 and row not in hidden][:k]
+        return [
+            Hit(self.files.path(self.names[row]), score, rank, self.names[row])
+            for rank, (row, score) in enumerate(kept, start=1)
+        ]
+
+    def _rows_of(self, references: Sequence[Picture]) -> list[int]:
+        """Rows of those references that are files of this gallery."""
+        root = self.files.root.resolve()
+        rows = []
+        for reference in references:
+            if isinstance(reference, str | Path):
+                path = Path(reference).resolve()
+                if path.is_relative_to(root):
+                    rows += [self._row[n] for n in [path.relative_to(root).as_posix()] if n in self._row]
+        return rows
+
+
+def _as_list(reference: References) -> list[Picture]:
+    return list(reference) if isinstance(reference, list | tuple) else [reference]
+
+
+def _per_query(reference: References, queries: int) -> list[list[Picture]]:
+    if not isinstance(reference, list | tuple):
+        return [[reference]] * queries
+    if len(reference) != queries:
+        raise UserError(f"{queries} descriptions and {len(reference)} references: give one reference, or one for each")
+    return [_as_list(entry) for entry in reference]

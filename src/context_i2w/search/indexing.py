@@ -1,0 +1,86 @@
+"""Brings a store up to date with its files: only new and changed images pass the vision tower."""
+
+import sys
+
+import torch
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from context_i2w.clip import FrozenCLIP
+from context_i2w.encoding import EncodingOptions, precision_of
+from context_i2w.images import BrokenImage
+from context_i2w.search.files import Files
+from context_i2w.search.journal import Journal
+from context_i2w.search.pictures import PicturePreparation
+from context_i2w.search.store import Store
+
+FEW = 32  # so few images are read faster than reading processes start
+
+
+def bring_up_to_date(store: Store, files: Files, clip: FrozenCLIP, options: EncodingOptions) -> None:
+    """Encodes what is missing, drops what has vanished; can be interrupted and goes on where it was.
+
+    Files that can't be read are kept in `store.contents.broken` and tried again when they change.
+    """
+    with store.update() as journal:
+        missing = store.missing(files.states, journal)
+        if missing:
+            _encode(missing, journal, files, clip, options)
+        store.finish(files.states, journal)
+
+
+def report_broken(store: Store, root: object) -> None:
+    """One line on stderr if files were left out."""
+    broken = store.contents.broken
+    if broken:
+        shown = ", ".join(f"{name} ({reason})" for name, (_, reason) in list(broken.items())[:3])
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        print(f"{root}: {len(broken)} files left out, they can't be read as images: {shown}{more}", file=sys.stderr)
+
+
+def _encode(names: list[str], journal: Journal, files: Files, clip: FrozenCLIP, options: EncodingOptions) -> None:
+    loader = DataLoader(
+        _Pictures(names, files, PicturePreparation(clip.sizes.image_size, clip.image_mean, clip.image_std)),
+        batch_size=options.batch_size,
+        num_workers=options.worker_count() if len(names) > FEW else 0,
+        collate_fn=list,
+    )
+    hidden = None if len(names) > FEW else True
+    with tqdm(total=len(names), desc=f"indexing {files.root.name}", unit="image", disable=hidden) as bar:
+        for items in loader:
+            _encode_batch(items, journal, files, clip, options)
+            bar.update(len(items))
+
+
+def _encode_batch(items: list, journal: Journal, files: Files, clip: FrozenCLIP, options: EncodingOptions) -> None:
+    reasons = {name: found.reason for name, found in items if isinstance(found, BrokenImage)}
+    readable = [(name, found) for name, found in items if not isinstance(found, BrokenImage)]
+    if readable:
+        with torch.inference_mode(), precision_of(clip.device, options.precision):
+            embedding = clip.encode_image(torch.stack([pixels for _, pixels in readable])).embedding.float()
+        rows = normalize(embedding, dim=-1).cpu()
+        finite = rows.isfinite().all(dim=1)
+        reasons |= {name: "CLIP's feature is not finite" for (name, _), ok in zip(readable, finite) if not ok}
+        journal.add([name for (name, _), ok in zip(readable, finite) if ok], files.states, rows[finite].numpy())
+    if reasons:
+        journal.add_broken(reasons, files.states)
+
+
+class _Pictures(Dataset):
+    """(name, pixels), or (name, BrokenImage)."""
+
+    def __init__(self, names: list[str], files: Files, preparation: PicturePreparation):
+        self.names = names
+        self.files = files
+        self.preparation = preparation
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> tuple[str, torch.Tensor | BrokenImage]:
+        name = self.names[number]
+        try:
+            return name, self.preparation(self.files.path(name))
+        except BrokenImage as error:
+            return name, error

@@ -1,0 +1,82 @@
+"""Rows of an index update that has not finished: appended batch by batch, so that an interruption loses none."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from context_i2w.search.files import FileState
+
+ROWS = "pending.f32"
+LINES = "pending.jsonl"
+
+
+class Journal:
+    """pending.f32 holds rows of `width` float32; pending.jsonl a line for each, and one for each broken file.
+
+    A row counts once its line is whole; what a kill left beyond that is cut off on opening.
+    """
+
+    def __init__(self, folder: Path, width: int):
+        self.folder = folder
+        self.width = width
+        self.rows: dict[str, tuple[FileState, int]] = {}  # name -> state, number of its row
+        self.broken: dict[str, tuple[FileState, str]] = {}  # name -> state, reason
+        self._count = 0
+        self._recover()
+
+    def add(self, names: Sequence[str], states: Mapping[str, FileState], rows: np.ndarray) -> None:
+        """Appends rows [b, E]."""
+        with open(self.folder / ROWS, "ab") as file:
+            file.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
+        self._log([{"name": name, "state": states[name]} for name in names])
+        for name in names:
+            self.rows[name] = (states[name], self._count)
+            self._count += 1
+
+    def add_broken(self, reasons: Mapping[str, str], states: Mapping[str, FileState]) -> None:
+        self._log([{"name": name, "state": states[name], "broken": reason} for name, reason in reasons.items()])
+        self.broken |= {name: (states[name], reason) for name, reason in reasons.items()}
+
+    def array(self) -> np.ndarray:
+        """All rows so far, memory-mapped."""
+        if not self._count:
+            return np.empty((0, self.width), np.float32)
+        return np.memmap(self.folder / ROWS, np.float32, "r", shape=(self._count, self.width))
+
+    def delete(self) -> None:
+        for name in (ROWS, LINES):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _recover(self) -> None:
+        rows, lines = self.folder / ROWS, self.folder / LINES
+        stored = rows.stat().st_size // (4 * self.width) if rows.is_file() else 0
+        kept = 0
+        for line in lines.read_bytes().splitlines(keepends=True) if lines.is_file() else []:
+            entry = _whole(line)
+            if entry is None or ("broken" not in entry and self._count == stored):
+                break
+            kept += len(line)
+            state = FileState(*entry["state"])
+            if "broken" in entry:
+                self.broken[entry["name"]] = (state, entry["broken"])
+            else:
+                self.rows[entry["name"]] = (state, self._count)
+                self._count += 1
+        if lines.is_file():
+            os.truncate(lines, kept)
+        if rows.is_file():
+            os.truncate(rows, 4 * self.width * self._count)
+
+    def _log(self, entries: Sequence[dict]) -> None:
+        with open(self.folder / LINES, "a", encoding="ascii") as file:
+            file.write("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def _whole(line: bytes) -> dict | None:
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
