@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-import subprocess
+import runpy
 import sys
 import tarfile
 from itertools import pairwise
@@ -362,16 +362,27 @@ def test_finished_shards_are_skipped_and_bad_ones_named(tmp_path):
 # ---- the script
 
 
-def run(*arguments):
-    command = [sys.executable, ROOT / "scripts" / "mask_captions.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the script in this process: status, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mask_captions.py", *map(str, arguments)])
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / "scripts" / "mask_captions.py"), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code
+        return status, *capsys.readouterr()
+
+    return run
 
 
-def test_script(listed, tmp_path):
-    done = run(listed, "--parser", "rules")
-    assert done.returncode == 0, done.stderr
-    assert "policy subject, parser rules" in done.stdout
-    assert "6 captions: 4 masked" in done.stdout
+def test_script(run, listed, tmp_path):
+    status, out, _ = run(listed, "--parser", "rules")
+    assert status == 0
+    assert "policy subject, parser rules" in out
+    assert "6 captions: 4 masked" in out
     (tmp_path / "google.tsv").write_text("a dog\thttp://x/1.jpg\n")
     for arguments in (
         [tmp_path / "google.tsv"],
@@ -380,14 +391,14 @@ def test_script(listed, tmp_path):
         [tmp_path],
         [tmp_path / "none.csv"],
     ):
-        failed = run(*arguments)
-        assert failed.returncode == 2
-        assert failed.stderr.startswith("error: ")
-        assert failed.stderr.count("\n") == 1
+        status, _, err = run(*arguments, *([] if "--parser" in arguments else ["--parser", "rules"]))
+        assert status == 2
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
 
 
-def test_script_measures_the_parser():
-    done = run("--evaluate", CASES, "--parser", "rules")
-    assert done.returncode == 0, done.stderr
-    assert "captions per second" in done.stdout
-    assert "all-nouns  held out" in done.stdout
+def test_script_measures_the_parser(run):
+    status, out, _ = run("--evaluate", CASES, "--parser", "rules")
+    assert status == 0
+    assert "captions per second" in out
+    assert "all-nouns  held out" in out

@@ -100,12 +100,12 @@ def instance(number, image, category, x, y, width, height, **more):
 
 @pytest.fixture
 def root(tmp_path):
-    """Image 1: grey, three instances; 2: a run-length crowd; 3: too large; 4: none; 5: small; 6: flat."""
+    """Image 1: grey, three instances; 2: a run-length crowd; 3: too large; 4: none; 5: small; 6: tiny."""
     annotations = [
         instance(1, 1, 3, 2, 2, 5.5, 5), instance(2, 1, 1, 10, 3, 8, 8), instance(3, 1, 3, 0.5, 9, 10, 10),
         {"id": 4, "image_id": 2, "category_id": 2, "iscrowd": 1, "area": 80, "bbox": [5, 0, 4, 20],
          "segmentation": {"size": [20, 20], "counts": [100, 80, 220]}},
-        instance(5, 3, 1, 0, 0, 20, 18), instance(6, 5, 1, 3, 3, 2, 2), instance(7, 6, 1, 4.2, 4, 0.7, 9),
+        instance(5, 3, 1, 0, 0, 20, 18), instance(6, 5, 1, 3, 3, 2, 2), instance(7, 6, 1, 4.2, 4, 0.2, 0.2),
     ]  # fmt: skip
     content = {
         "images": [
@@ -182,6 +182,35 @@ def test_stopped_run_goes_on_and_equals_an_unbroken_one(root):
     assert sorted(path.name for path in (root / "val2017_masked").iterdir()) == [q.file_name for q in queries]
 
 
+def test_equals_the_published_script_on_its_own_draws():
+    """The list and the cut-outs that the published preparation made of a small COCO, drawn as it drew."""
+    golden = ROOT / "tests" / "golden" / "benchmarks" / "data" / "coco"
+    content = read(golden)
+    expected = (golden / "coco_eval.csv").read_text()
+    regions = {row["id"]: row["query_regions"].strip() for row in csv.DictReader(io.StringIO(expected))}
+    queries = []
+    for image in sorted(content["images"], key=lambda image: image["id"]):
+        drawn = regions.get(image["file_name"])
+        alternatives = {";".join(map(str, q.region)): q for q in every_query(content, image)}
+        if drawn:
+            queries.append(alternatives[drawn])
+    assert coco.list_text(queries) == expected
+    for query in queries:
+        with Image.open(golden / "val2017" / query.file_name) as image:
+            masked = io.BytesIO()
+            coco.cut_out(image, query).save(masked, format="JPEG")
+        with Image.open(masked) as ours, Image.open(golden / "val2017_masked" / query.file_name) as theirs:
+            difference = np.asarray(ours, dtype=int) - np.asarray(theirs, dtype=int)
+        assert ours.mode == theirs.mode
+        assert abs(difference).max() <= 2  # equal bytes with one JPEG encoder; builds round differently
+
+
+def every_query(content, image):
+    """All the queries that seeds may draw from one image."""
+    only = {**content, "images": [image]}
+    return {q.region: q for seed in range(200) for q in coco.draw_queries(only, coco.CocoOptions(seed=seed))}.values()
+
+
 def test_missing_images_are_named_before_anything_is_written(root):
     (root / "val2017" / "000000000002.jpg").unlink()
     with pytest.raises(UserError, match=r"lacks 1 of 3 images \(000000000002.jpg\)"):
@@ -206,10 +235,7 @@ def test_script_keeps_lists_made_otherwise(root):
 
     first = run()
     assert first.returncode == 0, first.stderr
-    assert (
-        "3 queries of 6 images (seed 0, area filter published); 3 cut-outs written, 0 were there"
-        in first.stdout
-    )
+    assert "3 queries of 6 images (seed 0, area filter published); 3 cut-outs written, 0 were there" in first.stdout
     assert "0 cut-outs written, 3 were there" in run().stdout
     other = run("--seed", "1")
     assert other.returncode == 2

@@ -54,11 +54,14 @@ def with_header(source: Path, target: Path) -> Path:
     """A copy of Google's file with the header and the quoting that img2dataset needs; kept if it is there."""
     if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
         return target
-    with open(source, encoding="utf-8", newline="") as lines, atomic_path(target) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(["caption", "url"])
-            writer.writerows(line.rstrip("\r\n").split("\t") for line in lines)
+    with (
+        open(source, encoding="utf-8", newline="") as lines,
+        atomic_path(target) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["caption", "url"])
+        writer.writerows(line.rstrip("\r\n").split("\t") for line in lines)
     return target
 
 

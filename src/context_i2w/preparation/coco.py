@@ -89,9 +89,7 @@ def draw_queries(content: dict, options: CocoOptions) -> list[Query]:
 
 def _is_suitable(annotation: dict, image_area: int, area_filter: str) -> bool:
     smallest = SMALLEST_SHARE if area_filter == "published" else SMALLEST_SHARE * image_area
-    x1, y1, x2, y2 = (int(value) for value in _region(annotation))
-    has_region = x2 > x1 and y2 > y1  # the region is truncated to integers when it is cropped
-    return has_region and smallest <= annotation["area"] <= LARGEST_SHARE * image_area
+    return smallest <= annotation["area"] <= LARGEST_SHARE * image_area
 
 
 def _draw(seed: int, image_id: int, count: int) -> int:
