@@ -184,8 +184,8 @@ def test_amp_stays_close(golden_clip, golden_mapper, few):
         encode(few, golden_clip, {"composed": golden_mapper}, EncodingOptions(precision=precision, workers=0))
         for precision in ("fp32", "amp")
     )
-    assert (exact.image_features * mixed.image_features).sum(1).min() > 0.999
-    assert (exact.composed["composed"] * mixed.composed["composed"]).sum(1).min() > 0.99
+    assert (exact.image_features * mixed.image_features).sum(1).min() > 0.9995
+    assert (exact.composed["composed"] * mixed.composed["composed"]).sum(1).min() > 0.999
 
 
 def test_unreadable_images_are_all_listed(golden_clip, golden_mapper, few, tmp_path):

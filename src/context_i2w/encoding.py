@@ -161,7 +161,6 @@ def _vision_passes(
         batch_size=options.batch_size,
         num_workers=options.worker_count(),
         collate_fn=list,
-        pin_memory=False,
     )
     broken: list[BrokenImage] = []
     first: dict[bytes, int] = {}
