@@ -54,7 +54,7 @@ def index_of(retriever, tmp_path):
 
 
 def test_top_level_import_is_lazy():
-    code = "import sys, context_i2w; assert 'torch' not in sys.modules; context_i2w.Retriever; assert 'torch' in sys.modules"
+    code = "import sys, context_i2w as c; assert 'torch' not in sys.modules; c.Retriever; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": "src"})
 
 
