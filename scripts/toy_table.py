@@ -25,7 +25,7 @@ from context_i2w.report import markdown_table, versions, write_json
 from context_i2w.run_folder import LAST
 from context_i2w.settings import parse
 from context_i2w.toy_run import TASKS, TOY_ROOT, toy_settings
-from context_i2w.toy_world import ToyWorld, make_toy_world
+from context_i2w.toy_world import make_toy_world
 from context_i2w.train_run import train
 from context_i2w.training import TRAINING_TEXTS
 from context_i2w.weights import load_clip
@@ -54,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         row = name if args.training_text == ["published"] else f"{name}, {text}"
         options = [*MAPPER_ARGUMENTS[name], "--training-text", text, "--seed", str(seed), *args.main]
         runs[f"{row} #{seed}"] = trained(options, Path(args.logs), world)
-    data_root = world.test_root if args.split == "test" else world.dev_root
-    table = task_table(runs, data_root)
+    table = task_table(runs, world / args.split)
     print(as_markdown(table))
     if args.output:
         content = {
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(content, Path(args.output))
 
 
-def trained(options: Sequence[str], logs: Path, world: ToyWorld) -> Path:
+def trained(options: Sequence[str], logs: Path, world: Path) -> Path:
     """The last checkpoint of the run with these options, trained if it is not there."""
     name = hashlib.sha256(" ".join(options).encode()).hexdigest()[:12]
     path = logs / name / "checkpoints" / LAST

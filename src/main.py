@@ -11,6 +11,7 @@ Go on with the newest run:
 """
 
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -21,8 +22,8 @@ from context_i2w.train_run import RunSettings, train
 
 
 @exit_on_user_error
-def main() -> None:
-    args = parse()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
     if args.train_data is None:
         from context_i2w.toy_run import train_and_report
 
@@ -40,9 +41,7 @@ def _train_here(settings: RunSettings) -> None:
     folder = train(settings)
     if folder is None:
         sys.exit(130)
-    print(
-        f"trained: {folder}; evaluate it with `python src/eval_retrieval.py --eval-mode cirr --resume {folder}`"
-    )
+    print(f"trained: {folder}; evaluate it with `python src/eval_retrieval.py --eval-mode cirr --resume {folder}`")
 
 
 if __name__ == "__main__":

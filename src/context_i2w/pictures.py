@@ -1,5 +1,6 @@
 """Pictures for people: the loss curve, and queries with their top results, hits framed."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,15 +8,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from context_i2w.benchmarks.base import QueryGroup
 from context_i2w.evaluation import Result
 from context_i2w.images import ImageSource, open_image
 from context_i2w.prompts import readable
 
-HIT, MISS = "#2a9d3a", "#c8c8c8"
+TILE, GAP, TEXT = 96, 8, 170  # pixels: a picture's side, the space between, the width of a query's text
+HIT, MISS, INK = "#1f9d3a", "#d0d0d0", "#222222"
 
 
 def loss_curve(
@@ -33,47 +34,47 @@ def loss_curve(
     plt.close(figure)
 
 
-def top_results(result: Result, row: str, path: Path, queries: int = 6, top: int = 6) -> None:
-    """A few queries of a benchmark, spread over its groups, each with its best gallery images; hits framed green."""
+def top_results(result: Result, row: str, path: Path, queries: int = 8, top: int = 6) -> None:
+    """A few queries of a benchmark, spread over its groups: prompt, reference image, best gallery images.
+
+    Hits are framed in green. As a PNG.
+    """
     groups = result.benchmark.groups
-    chosen = [
-        (group, number) for group in groups for number in _spread(len(group.references), -(-queries // len(groups)))
-    ]
-    chosen = chosen[:queries] if len(groups) == 1 else chosen[: -(-queries // len(groups)) * len(groups)]
-    figure, grid = plt.subplots(len(chosen), top + 1, figsize=(1.5 * (top + 1), 1.85 * len(chosen)), squeeze=False)
-    for (group, number), line in zip(chosen, grid, strict=True):
-        _show(line[0], group.references[number], _wrapped(readable(group.prompts[number][0])), None)
-        _show_top(line[1:], group, number, result.tops[group.name, row][number].tolist())
-    figure.tight_layout(pad=0.4)
-    figure.savefig(path, dpi=90)
-    plt.close(figure)
+    each = max(queries // len(groups), 1)
+    chosen = [(group, number) for group in groups for number in _spread(len(group.references), each)]
+    step = TILE + GAP
+    sheet = Image.new("RGB", (TEXT + (top + 1) * step + 2 * GAP, len(chosen) * step + GAP + 20), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    draw.text((TEXT, 4), "reference", INK, font)
+    draw.text((TEXT + step + GAP, 4), f"top {top} of the gallery, hits framed", INK, font)
+    for line, (group, number) in enumerate(chosen):
+        y = 20 + GAP + line * step
+        prompt = "\n".join(textwrap.wrap(readable(group.prompts[number][0]), 24, max_lines=5, placeholder=" …"))
+        draw.multiline_text((GAP, y + 4), prompt, INK, font)
+        sheet.paste(_tile(group.references[number], None), (TEXT, y))
+        _paste_top(sheet, group, number, result.tops[group.name, row][number, :top].tolist(), y)
+    sheet.save(path)
 
 
-def _show_top(line: Sequence[Axes], group: QueryGroup, number: int, found: Sequence[int]) -> None:
-    for rank, (axes, index) in enumerate(zip(line, found, strict=False), start=1):
-        if index < 0:
-            axes.axis("off")
-            continue
-        _show(axes, group.gallery[index], str(rank), index in set(group.positives[number]))
+def _paste_top(sheet: Image.Image, group: QueryGroup, number: int, found: Sequence[int], y: int) -> None:
+    positives = set(group.positives[number])
+    for rank, index in enumerate(found):
+        if index >= 0:
+            x = TEXT + (rank + 1) * (TILE + GAP) + GAP
+            sheet.paste(_tile(group.gallery[index], index in positives), (x, y))
 
 
-def _show(axes: Axes, source: ImageSource, title: str, hit: bool | None) -> None:
+def _tile(source: ImageSource, hit: bool | None) -> Image.Image:
     image = open_image(source.path)
     if source.box is not None:
         image = image.crop(tuple(map(round, source.box)))
-    axes.imshow(image.convert("RGB").resize((96, 96), Image.Resampling.BICUBIC))
-    axes.set_title(title, fontsize=7)
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(visible=hit is not None, color=HIT if hit else MISS, linewidth=3 if hit else 1)
+    tile = image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC)
+    if hit is not None:
+        ImageDraw.Draw(tile).rectangle((0, 0, TILE - 1, TILE - 1), outline=HIT if hit else MISS, width=4 if hit else 1)
+    return tile
 
 
 def _spread(count: int, wanted: int) -> list[int]:
     """Numbers of `wanted` of `count` queries, evenly spread."""
     return [i * count // wanted for i in range(min(wanted, count))]
-
-
-def _wrapped(text: str, width: int = 26, lines: int = 3) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))

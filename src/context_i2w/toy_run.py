@@ -15,7 +15,8 @@ from context_i2w.pictures import loss_curve, top_results
 from context_i2w.report import as_json, markdown_table, protocol_line, write_json
 from context_i2w.run_folder import LAST
 from context_i2w.settings import run_settings
-from context_i2w.toy_world import ToyWorld, make_toy_world
+from context_i2w.toy_world import make_toy_world
+from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, VALIDATION_LIST
 from context_i2w.train_run import RunSettings, train
 from context_i2w.weights import load_clip
 
@@ -45,23 +46,23 @@ def train_and_report(args: argparse.Namespace) -> None:
         folder = train(settings)
     if folder is None:
         sys.exit(130)
-    results = evaluate_tasks(folder, world.test_root, args.device)
+    results = evaluate_tasks(folder, world / "test", args.device)
     print(write_report(folder, results))
     print(f"report: {folder / 'report.md'}")
 
 
-def toy_settings(args: argparse.Namespace, world: ToyWorld) -> RunSettings:
+def toy_settings(args: argparse.Namespace, world: Path) -> RunSettings:
     """Settings of a run on the toy world, where the command line leaves them open; features are cached in it."""
     kind = [load_clip("toy").weights_hash[:8], args.cache_precision]
     kind += [f"{args.crops}-crops"] if args.crops else []
     kind += [] if MAPPERS[args.mapper].uses_tokens else ["no-tokens"]
     return run_settings(
         args,
-        train_data=str(world.train_list),
-        val_data=str(world.validation_list),
+        train_data=str(world / FOLDER / TRAINING_LIST),
+        val_data=str(world / FOLDER / VALIDATION_LIST),
         model="toy",
         pretrained="toy",
-        feature_cache=str(TOY_ROOT / "-".join(["features", *kind])),
+        feature_cache=str(world / "-".join(["features", *kind])),
     )
 
 

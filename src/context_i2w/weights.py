@@ -1,9 +1,11 @@
 """Finds and reads CLIP's weights: open_clip names and tags, local files, OpenAI's archives, the toy CLIP."""
 
+import contextlib
 import json
+import logging
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import open_clip
@@ -46,9 +48,7 @@ def sizes_by_name(model: str) -> CLIPSizes:
     config = open_clip.get_model_config(_known_name(model))
     vision, text = config["vision_cfg"], config["text_cfg"]
     if not isinstance(vision.get("layers"), int) or "width" not in text:
-        raise UserError(
-            f"--model {model}: needs CLIP's vision transformer and text tower; choose one such as ViT-L/14"
-        )
+        raise UserError(f"--model {model}: needs CLIP's vision transformer and text tower; choose one such as ViT-L/14")
     image_size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
     return CLIPSizes(
         image_size=image_size,
@@ -88,9 +88,7 @@ def clip_from_openai_state(state: State, name: str, device: str | torch.device =
             },
         }
     except (KeyError, ValueError) as error:
-        raise UserError(
-            f"{name}: not a CLIP with a vision transformer in OpenAI's names ({error})"
-        ) from error
+        raise UserError(f"{name}: not a CLIP with a vision transformer in OpenAI's names ({error})") from error
     network = open_clip.CLIP(**config, quick_gelu=True)
     load_state(network, state, name)
     return FrozenCLIP(network, name).to(device)
@@ -164,9 +162,21 @@ def _create_from_file(name: str, path: Path) -> torch.nn.Module:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         raise UserError(f"--pretrained {path}: neither a file nor a tag of {name} ({tags or 'it has none'})")
     archived = is_openai_archive(path)
-    network = open_clip.create_model(name, pretrained=None, force_quick_gelu=archived)
+    with _quiet():
+        network = open_clip.create_model(name, pretrained=None, force_quick_gelu=archived)
     load_state(network, without_archive_scalars(read_state(path)), str(path))
     return network
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's warning that the weights are random: they are about to be loaded."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def is_openai_archive(path: Path) -> bool:
@@ -179,9 +189,7 @@ def is_openai_archive(path: Path) -> bool:
 
 def _read_archive(path: Path, first: Exception) -> State:
     if not is_openai_archive(path):
-        raise UserError(
-            f"{path}: not a weights file that loads safely ({str(first).splitlines()[0]})"
-        ) from first
+        raise UserError(f"{path}: not a weights file that loads safely ({str(first).splitlines()[0]})") from first
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.load(path, map_location="cpu").state_dict()
