@@ -21,6 +21,7 @@ from context_i2w.data.masking_cases import read_cases, score
 from context_i2w.data.masking_summary import Summary
 from context_i2w.data.rule_parser import RuleParser, find_chunks
 from context_i2w.errors import UserError
+from context_i2w.preparation import cc3m
 from context_i2w.toy_world.captions import make_caption
 from context_i2w.toy_world.scenes import random_scene, stream_key
 
@@ -249,6 +250,7 @@ def test_google_tsv_without_header(tmp_path):
     source.write_text('a "dog\thttp://x/1.jpg\nthe cat\thttp://x/2.jpg\n')
     assert not masking_lists.read_list(source).had_header
     masking_lists.mask_list(source, tmp_path / "out.tsv", RuleParser(), "subject")
+    assert cc3m.read_header(tmp_path / "out.tsv") == ["caption", "url", "masked_title"]
     rows = read_back(tmp_path / "out.tsv")
     assert rows[0] == {"caption": 'a "dog', "url": "http://x/1.jpg", "masked_title": 'a "<|replace|>'}
 
