@@ -110,6 +110,11 @@ class Tokenizer:
         shown = {START_ID: "", END_ID: "", 0: "", PLACEHOLDER_ID: "[*] "}
         return "".join(shown[i] if i in shown else self._bpe.decode([i]) for i in map(int, ids)).strip()
 
+    def whole_words(self) -> dict[int, str]:
+        """Ids of the tokens that are a word of letters on their own, not a piece of a longer one."""
+        found = ((i, token.removesuffix("</w>")) for i, token in self._bpe.decoder.items() if token.endswith("</w>"))
+        return {i: word for i, word in found if word.isascii() and word.isalpha() and i < PLACEHOLDER_ID}
+
     def _encode_plain(self, cleaned: str) -> list[int]:
         bpe = self._bpe
         ids = []

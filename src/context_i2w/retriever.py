@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from context_i2w.checkpoints import Checkpoint, read_checkpoint
 from context_i2w.clip import FrozenCLIP, ImageFeatures
-from context_i2w.encoding import EncodingOptions, encode_texts, precision_of
+from context_i2w.encoding import EncodingOptions, precision_of
 from context_i2w.errors import UserError
 from context_i2w.images import BrokenImage
 from context_i2w.mappers import MAPPERS, Mapper
@@ -92,24 +92,28 @@ class Retriever:
         self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], row: str = "composed"
     ) -> Tensor:
         """Unit features [Q, E] of queries with their reference images; row: one of ROWS."""
+        queries = [parse_query(text, len(group)) for text, group in zip(descriptions, references, strict=True)]
+        distinct = {_key(picture): picture for group in references for picture in group}
+        seen = self.see(list(distinct.values()))
+        number = {key: place for place, key in enumerate(distinct)}
+        features = []
+        for query, group in zip(queries, references):
+            places = [number[_key(picture)] for picture in group]
+            features.append(self.row_feature(query, ImageFeatures(seen.embedding[places], seen.tokens[places]), row))
+        return torch.cat(features)
+
+    def row_feature(self, query: Query, seen: ImageFeatures, row: str = "composed") -> Tensor:
+        """Unit feature [1, E] of a query under one of ROWS; seen: CLIP's features of its references."""
         if row not in ROWS:
             raise UserError(f"unknown row {row!r}; known are {', '.join(ROWS)}")
-        queries = [parse_query(text, len(group)) for text, group in zip(descriptions, references, strict=True)]
+        if row == "composed":
+            return self.compose(query, seen)
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            if row == "text":
-                return self._texts([query.plain for query in queries])
-            distinct = {_key(picture): picture for group in references for picture in group}
-            seen = self.see(list(distinct.values()))
-            number = {key: place for place, key in enumerate(distinct)}
-            groups = [[number[_key(picture)] for picture in group] for group in references]
-            if row == "composed":
-                parts = [ImageFeatures(seen.embedding[group], seen.tokens[group]) for group in groups]
-                return torch.cat([self.compose(query, part) for query, part in zip(queries, parts)])
-            unit = normalize(seen.embedding, dim=-1)
-            images = normalize(torch.stack([unit[group].mean(0) for group in groups]), dim=-1)
+            image = normalize(normalize(seen.embedding, dim=-1).mean(0, keepdim=True), dim=-1)
             if row == "image":
-                return images
-            return normalize(images + self._texts([query.plain for query in queries]), dim=-1)
+                return image
+            text = normalize(self.clip.encode_text(self.tokenizer([query.plain])).float(), dim=-1)
+            return text if row == "text" else normalize(image + text, dim=-1)
 
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
         """CLIP's features of pictures. Raises UserError naming the one that can't be read."""
@@ -117,23 +121,27 @@ class Retriever:
             pixels = [self.preparation(picture) for picture in pictures]
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
-        with torch.inference_mode():
+        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
             parts = [self.clip.encode_image(torch.stack(part)) for part in _chunks(pixels, batch_size)]
-        return ImageFeatures(
-            torch.cat([p.embedding for p in parts]).float(), torch.cat([p.tokens for p in parts]).float()
-        )
+        embedding, tokens = torch.cat([part.embedding for part in parts]), torch.cat([part.tokens for part in parts])
+        return ImageFeatures(embedding.float(), tokens.float())
+
+    def condition(self, query: Query) -> Tensor:
+        """The mapper's condition [1, E]: the prompt as CLIP reads it, placeholders being ordinary tokens."""
+        with torch.inference_mode():
+            return self.clip.encode_text(self.tokenizer([query.text])).float()
 
     def pseudo_words(self, query: Query, seen: ImageFeatures) -> Tensor:
-        """Pseudo-word tokens [R, T] of a query's references, whose features `seen` are: the prompt is the condition."""
-        condition = self.clip.encode_text(self.tokenizer([query.text])).float()
-        return self.mapper(condition.expand(len(seen.embedding), -1), seen)
+        """Pseudo-word tokens [R, T] of a query's R references."""
+        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
+            return self.mapper(self.condition(query).expand(len(seen.embedding), -1), seen)
 
     def compose(self, query: Query, seen: ImageFeatures) -> Tensor:
-        """Unit feature [1, E] of a query with its references' features."""
+        """Unit feature [1, E] of the prompt with the pseudo-word tokens in it."""
         check_length(query, self.tokenizer)
         words = self.pseudo_words(query, seen)[list(query.words)]
-        ids = self.tokenizer([query.text])
-        return normalize(self.clip.compose(ids, words[None]).float(), dim=-1)
+        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
+            return normalize(self.clip.compose(self.tokenizer([query.text]), words[None]).float(), dim=-1)
 
     def save_pretrained(self, folder: str | os.PathLike, push_to: str | None = None) -> Path:
         """Writes the mapper, its configuration and a model card; push_to "owner/name" uploads them to the hub."""
@@ -141,9 +149,6 @@ class Retriever:
             raise UserError("a retriever made of parts can't name its CLIP; call context_i2w.save_pretrained")
         reference = clip_reference(self._origin, self.clip)
         return save_pretrained(folder, self.mapper, reference, self.clip.sizes, self._origin.step, push_to)
-
-    def _texts(self, texts: list[str]) -> Tensor:
-        return normalize(encode_texts(self.clip, self.tokenizer(texts), 64), dim=-1)
 
     def _store_folder(self, files: Files, cache: str | os.PathLike | None) -> Path:
         root = files.root.resolve()

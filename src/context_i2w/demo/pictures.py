@@ -1,0 +1,53 @@
+"""Thumbnails and heat maps as pictures for a page."""
+
+import base64
+import io
+
+import matplotlib
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+THUMBNAIL = 144  # pixels of the longer side
+OVERLAY = 168
+OPACITY = 0.6
+
+
+def thumbnail(image: Image.Image, size: int = THUMBNAIL) -> bytes:
+    """A JPEG no larger than `size` on either side; small pictures are enlarged without smoothing."""
+    scale = size / max(image.size)
+    shape = tuple(max(1, round(side * scale)) for side in image.size)
+    small = image.convert("RGB").resize(shape, Image.Resampling.BICUBIC if scale < 2 else Image.Resampling.NEAREST)
+    return _jpeg(small)
+
+
+def data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+
+
+def overlay(image: Image.Image, values: Tensor) -> bytes:
+    """A square image under a heat map [P] of values in 0 … 1: dark is none, yellow is most."""
+    return _blend(image, _square(values), matplotlib.colormaps["inferno"])
+
+
+def change_overlay(image: Image.Image, values: Tensor) -> bytes:
+    """The same for signed values in -1 … 1: blue is less, red is more."""
+    return _blend(image.convert("L"), (_square(values) + 1) / 2, matplotlib.colormaps["coolwarm"])
+
+
+def _square(values: Tensor) -> np.ndarray:
+    side = round(len(values) ** 0.5)
+    return values.float().cpu().numpy().reshape(side, side)
+
+
+def _blend(image: Image.Image, grid: np.ndarray, colours: matplotlib.colors.Colormap) -> bytes:
+    large = Image.fromarray(grid.astype(np.float32)).resize((OVERLAY, OVERLAY), Image.Resampling.BILINEAR)
+    heat = Image.fromarray((255 * colours(np.asarray(large).clip(0, 1))[..., :3]).astype(np.uint8))
+    below = image.convert("RGB").resize((OVERLAY, OVERLAY), Image.Resampling.BICUBIC)
+    return _jpeg(Image.blend(below, heat, OPACITY))
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=82)
+    return out.getvalue()
