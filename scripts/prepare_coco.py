@@ -20,16 +20,10 @@ from context_i2w.preparation import coco
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--coco", type=Path, default=Path("data/coco"), help="COCO's folder (default: data/coco)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coco", type=Path, default=Path("data/coco"), help="COCO's folder (default: data/coco)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
-    parser.add_argument(
-        "--area", choices=coco.AREA_FILTERS, default="published", help="which instances qualify"
-    )
+    parser.add_argument("--area", choices=coco.AREA_FILTERS, default="published", help="which instances qualify")
     parser.add_argument("--overwrite", action="store_true", help="replace a list made otherwise")
     arguments = parser.parse_args()
 

@@ -35,14 +35,10 @@ def place_imagenet_r(root: Path, given: Path | None) -> Path:
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--imagenet-val", type=Path, required=True, help="ImageNet's validation images")
     parser.add_argument("--val-classes", type=Path, help="their classes, when they are not in class folders")
-    parser.add_argument(
-        "--imagenet-r", type=Path, help="ImageNet-R (default: imgnet/imagenet-r of the data root)"
-    )
+    parser.add_argument("--imagenet-r", type=Path, help="ImageNet-R (default: imgnet/imagenet-r of the data root)")
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
     parser.add_argument("--copy", action="store_true", help="copy the query images instead of linking them")
     parser.add_argument("--overwrite", action="store_true", help="replace lists that are there")

@@ -54,9 +54,7 @@ def write_classes(folder, kind):
     if kind == "val.txt":
         order = [*WNIDS, *(f"n9{i:07d}" for i in range(997))]
         (folder / "synset_words.txt").write_text("".join(f"{wnid} some, words\n" for wnid in order))
-        (folder / "val.txt").write_text(
-            "".join(f"{image_name(n)}.JPEG {order.index(w)}\n" for n, w in VAL.items())
-        )
+        (folder / "val.txt").write_text("".join(f"{image_name(n)}.JPEG {order.index(w)}\n" for n, w in VAL.items()))
         return folder / "val.txt"
     for number, wnid in VAL.items():
         (folder / f"{image_name(number)}.xml").write_text(f"<object><name>{wnid}</name></object>")
@@ -92,10 +90,7 @@ def test_lists(root, tmp_path):
 @pytest.mark.parametrize("kind", ["kaggle", "wnids", "val.txt", "xml"])
 def test_flat_layouts_equal_class_folders(root, tmp_path, kind):
     expected = run(root, make_val(tmp_path / "folders", flat=False))
-    assert (
-        run(root, make_val(tmp_path / "flat", flat=True), write_classes(tmp_path / "classes", kind))
-        == expected
-    )
+    assert run(root, make_val(tmp_path / "flat", flat=True), write_classes(tmp_path / "classes", kind)) == expected
 
 
 def test_copies_and_links_hold_the_same_and_what_is_there_stays(root, tmp_path):
