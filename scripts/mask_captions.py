@@ -26,7 +26,8 @@ from context_i2w.data import masking_cases, masking_lists, masking_shards
 from context_i2w.data.masking import POLICIES, Parser, mask_captions
 from context_i2w.data.rule_parser import RuleParser
 from context_i2w.data.spacy_parser import SpacyParser
-from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.errors import UserError
+from context_i2w.preparation.script import resumable
 
 DEFAULT_PIPELINE = "en_core_web_sm"
 
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace, parser: Parser) -> str:
     return f"{output}, column {arguments.masked_column!r}\n{summary.text()}"
 
 
-@exit_on_user_error
+@resumable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="*", help="a list, or shards: folder, paths or brace pattern")
@@ -130,11 +131,7 @@ def main() -> None:
         evaluate(arguments.evaluate, caption_parser, arguments.show_errors)
         return
     begin = time.perf_counter()
-    try:
-        summary = run(arguments, caption_parser)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+    summary = run(arguments, caption_parser)
     print(f"policy {arguments.policy}, parser {caption_parser.name}, {time.perf_counter() - begin:.0f} s")
     print(summary)
 

@@ -17,14 +17,14 @@ import argparse
 import shlex
 import shutil
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.errors import UserError
 from context_i2w.preparation import cc3m
+from context_i2w.preparation.script import resumable
 
 
 def download(arguments: argparse.Namespace) -> None:
@@ -54,7 +54,7 @@ def lists(arguments: argparse.Namespace) -> None:
     print(f"next: python scripts/mask_captions.py {arguments.cc / cc3m.LIST_FILES['train']}, and the same for val")
 
 
-@exit_on_user_error
+@resumable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("download", "lists"))
@@ -68,11 +68,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=64, help="of img2dataset (default: 64)")
     parser.add_argument("--run", action="store_true", help="run the commands instead of only printing them")
     arguments = parser.parse_args()
-    try:
-        {"download": download, "lists": lists}[arguments.step](arguments)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+    {"download": download, "lists": lists}[arguments.step](arguments)
 
 
 if __name__ == "__main__":

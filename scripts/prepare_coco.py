@@ -14,11 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from context_i2w.errors import exit_on_user_error
 from context_i2w.preparation import coco
+from context_i2w.preparation.script import resumable
 
 
-@exit_on_user_error
+@resumable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--coco", type=Path, default=Path("data/coco"), help="COCO's folder (default: data/coco)")

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.errors import UserError
 from context_i2w.preparation import imagenet
+from context_i2w.preparation.script import resumable
 
 
 def place_imagenet_r(root: Path, given: Path | None) -> Path:
@@ -33,7 +34,7 @@ def place_imagenet_r(root: Path, given: Path | None) -> Path:
     return place
 
 
-@exit_on_user_error
+@resumable
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--imagenet-val", type=Path, required=True, help="ImageNet's validation images")

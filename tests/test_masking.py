@@ -404,3 +404,10 @@ def test_script_measures_the_parser(run):
     assert status == 0
     assert "captions per second" in out
     assert "all-nouns  held out" in out
+
+
+def test_script_stopped_by_hand(run, listed, monkeypatch):
+    monkeypatch.setattr(RuleParser, "parse", Stopping(0).parse)
+    status, _, err = run(listed, "--parser", "rules")
+    assert status == 130
+    assert "stopped; the same command goes on where it was" in err
