@@ -68,6 +68,20 @@ class Retriever:
         clip = checkpoint.load_clip(model, pretrained, device)
         return cls(clip, checkpoint.build_mapper(clip.sizes).to(device), checkpoint)
 
+    def beside(self, source: str | os.PathLike) -> Retriever:
+        """Another mapper, from whatever `load` takes, with this CLIP: both then search the same index.
+
+        Raises UserError if it belongs to another CLIP.
+        """
+        checkpoint = find_checkpoint(source)
+        if checkpoint.clip_state is None and checkpoint.clip and checkpoint.clip.weights_hash:
+            its_hash = checkpoint.clip.weights_hash
+        else:
+            its_hash = checkpoint.load_clip().weights_hash
+        if its_hash != self.clip.weights_hash:
+            raise UserError(f"{source} belongs to another CLIP than {self.clip.name}; use it on its own")
+        return Retriever(self.clip, checkpoint.build_mapper(self.clip.sizes).to(self.clip.device), checkpoint)
+
     def index(
         self,
         folder: str | os.PathLike | Files,

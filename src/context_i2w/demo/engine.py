@@ -120,15 +120,8 @@ def _heat_map(title: str, crop: Image.Image, now: Tensor, before: Tensor) -> Hea
     return HeatMap(title, note, overlay(crop, shown), change_overlay(crop, change / most))
 
 
-def titled(retrievers: Sequence[Retriever], names: Sequence[str]) -> dict[str, Retriever]:
-    """Retrievers by their method's name, with the checkpoint's name where two share it.
-
-    Raises UserError if they do not share one CLIP.
-    """
-    first = retrievers[0]
+def by_title(retrievers: Sequence[Retriever], names: Sequence[str]) -> dict[str, Retriever]:
+    """Retrievers by their method's name, with the checkpoint's name where two share it."""
     kinds = [TITLES.get(retriever.mapper_name, retriever.mapper_name) for retriever in retrievers]
-    for retriever, name in zip(retrievers[1:], names[1:]):
-        if retriever.clip is not first.clip and retriever.clip.weights_hash != first.clip.weights_hash:
-            raise UserError(f"{name} belongs to another CLIP than {names[0]}; they can't search one index together")
     titles = [kind if kinds.count(kind) == 1 else f"{kind} ({name})" for kind, name in zip(kinds, names)]
     return dict(zip(titles, retrievers))

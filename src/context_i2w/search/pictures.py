@@ -31,9 +31,9 @@ def read_picture(picture: Picture) -> Image.Image:
     image = picture if isinstance(picture, Image.Image) else open_image(picture)
     try:
         return upright(image)
-    except (ValueError, OSError, MemoryError, SyntaxError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         name = getattr(image, "filename", "") if isinstance(picture, Image.Image) else os.fspath(picture)
-        raise BrokenImage(name or "image", f"can't be converted to RGB ({error})") from None
+        raise BrokenImage(name or "image", f"can't be decoded ({error})") from None
 
 
 class PicturePreparation(Preparation):
