@@ -3,13 +3,13 @@
 import open_clip
 import pytest
 import torch
-from conftest import metadata, relative
-from published_way import plain_text
 
+from conftest import metadata, relative
 from context_i2w.clip import FrozenCLIP
 from context_i2w.errors import UserError
 from context_i2w.prompts import PLACEHOLDER_ID, Tokenizer, mark_placeholders, template
 from context_i2w.weights import load_clip, sizes_by_name
+from published_way import plain_text
 
 TOKENIZER = Tokenizer()
 
@@ -120,3 +120,21 @@ def test_placeholder_uses_clips_own_row(golden_clip):
     ids = TOKENIZER([template("a [*]")])
     word = golden_clip.token_embedding.weight[PLACEHOLDER_ID][None]
     assert relative(golden_clip.compose(ids, word), golden_clip.encode_text(ids)) < 5e-6
+
+
+@pytest.mark.parametrize(
+    "texts", [["a photo of [*]"], ["a photo of [*] , red", "a photo of [*]", "a photo of [*] , a dog"]]
+)
+def test_sharing_a_common_beginning_changes_nothing(golden_clip, texts):
+    ids = TOKENIZER([template(text) for text in texts])
+    words = torch.randn(3, golden_clip.sizes.text_width, requires_grad=True)
+    results = []
+    for compose in (golden_clip.compose, lambda i, w: plain_text(golden_clip, i.expand(3, -1), w)):
+        words.grad = None
+        features = compose(ids, words)
+        features.square().sum().backward()
+        results.append((features.detach(), words.grad))
+    for fast, plain in zip(*results, strict=True):
+        assert relative(fast, plain) < 5e-6
+    with torch.no_grad():
+        assert relative(golden_clip.encode_text(ids), plain_text(golden_clip, ids)) < 5e-6

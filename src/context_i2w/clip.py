@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from context_i2w.errors import UserError
+from context_i2w.prefix import can_share_prefix, run_after_prefix
 from context_i2w.prompts import PLACEHOLDER_ID, Tokenizer
 
 
@@ -109,7 +110,9 @@ class FrozenCLIP(nn.Module):
         """Embeddings [B, E], not normalised, of token ids [B, L]; a placeholder counts as an ordinary token."""
         with torch.no_grad():
             ids = self._trim(ids)
-            return self._text_tower(self.token_embedding(ids), ids)
+            return self._text_tower(
+                self.token_embedding(ids.to(self.device, non_blocking=True)), ids, _common_prefix(ids)
+            )
 
     def compose(self, ids: Tensor, pseudo_words: Tensor) -> Tensor:
         """Embeddings [B, E], not normalised, of prompts whose placeholders are pseudo-word tokens.
@@ -126,28 +129,39 @@ class FrozenCLIP(nn.Module):
             raise ValueError(
                 f"placeholders per prompt {count.tolist()}, pseudo-word tokens {tuple(pseudo_words.shape)}"
             )
-        words = self.token_embedding(ids)
+        first = int(is_placeholder.any(dim=0).int().argmax())
+        words = self.token_embedding(ids.to(self.device, non_blocking=True))
+        is_placeholder = is_placeholder.to(self.device, non_blocking=True)
         if pseudo_words.dim() == 2:
             placed = pseudo_words[:, None]
         else:
             order = (is_placeholder.cumsum(1) - 1).clamp(min=0).expand(len(pseudo_words), -1)
             placed = pseudo_words.gather(1, order[..., None].expand(-1, -1, pseudo_words.shape[-1]))
         words = torch.where(is_placeholder[..., None], placed.to(words.dtype), words)
-        return self._text_tower(words, ids.expand(len(words), -1))
+        return self._text_tower(words, ids.expand(len(words), -1), min(_common_prefix(ids), first))
 
     def _trim(self, ids: Tensor) -> Tensor:
-        """The ids up to the batch's longest end token: the tower is causal, so what follows changes nothing."""
+        """The ids up to the batch's longest end token: the tower is causal, so what follows changes nothing.
+
+        They stay where they are: what is asked of ids in the CPU's memory does not wait for a GPU.
+        """
         if self.known_words is not None:
             self._check_known(ids)
         longest = int(ids.argmax(dim=1).max()) + 1
-        return ids[:, :longest].to(self.device, non_blocking=True)
+        return ids[:, :longest]
 
-    def _text_tower(self, words: Tensor, ids: Tensor) -> Tensor:
+    def _text_tower(self, words: Tensor, ids: Tensor, common: int) -> Tensor:
+        """common: positions at the beginning, before every end token, that are the same in all rows."""
         length = words.shape[1]
         x = words + self.positional_embedding[:length]
-        x = self.transformer(x, attn_mask=self.attn_mask[:length, :length])
+        mask = self.attn_mask[:length, :length]
+        if common and len(x) > 1 and can_share_prefix(self.transformer):
+            x = run_after_prefix(self.transformer, x[:1, :common], x[:, common:], mask)
+        else:
+            x, common = self.transformer(x, attn_mask=mask), 0
         # The end token has the highest id, so argmax finds it; normalising only its row is all that is read.
-        x = self.ln_final(x[torch.arange(len(x), device=x.device), ids.argmax(dim=1)])
+        ends = (ids.argmax(dim=1) - common).to(x.device, non_blocking=True)
+        x = self.ln_final(x[torch.arange(len(x), device=x.device), ends])
         projection = self.text_projection
         return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
@@ -168,9 +182,7 @@ class FrozenCLIP(nn.Module):
         if unknown:
             tokenizer = Tokenizer()
             words = ", ".join(repr(tokenizer.decode([i])) for i in unknown[:8])
-            raise UserError(
-                f"{self.name} does not know {words}: its small vocabulary covers the toy world only"
-            )
+            raise UserError(f"{self.name} does not know {words}: its small vocabulary covers the toy world only")
 
     def _check_supported(self, visual: nn.Module, text: nn.Module) -> None:
         parts = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
@@ -178,3 +190,9 @@ class FrozenCLIP(nn.Module):
             raise UserError(f"{self.name}: needs CLIP's causal text tower; choose a model such as ViT-L-14")
         if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.attn_pool is not None:
             raise UserError(f"{self.name}: needs CLIP's vision transformer; choose a model such as ViT-L-14")
+
+
+def _common_prefix(ids: Tensor) -> int:
+    """Positions at the beginning that hold the same id in all rows, no end token among them."""
+    same = (ids == ids[:1]).all(dim=0)
+    return min(int(same.cumprod(0).sum()), int(ids.argmax(dim=1).min()))
