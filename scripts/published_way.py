@@ -2,7 +2,7 @@
 
 No command of its own: `scripts/benchmark.py` measures it beside ours, and the tests show that both give the same
 numbers. It keeps the published habits that cost time: the vision tower runs twice on each image, texts fill all
-positions, CLIP's weights gather gradients, every image token is projected to keys and values in every layer.
+positions, the text tower's weights gather gradients, every image token is projected to keys and values in every layer.
 """
 
 import torch
@@ -60,8 +60,8 @@ def plain_step(
 
     clip: with its weights requiring gradients, as they do in the published code (`unfreeze`).
     """
-    embedding = clip.visual(images)
     with torch.no_grad():
+        embedding = clip.visual(images)
         tokens = clip.visual.transformer(clip.visual._embeds(images))  # the second pass
         condition = plain_text(clip, condition_ids)
     words = plain_mapper(mapper, condition, ImageFeatures(embedding, tokens))
