@@ -2,7 +2,7 @@
 // Asks the server anew whenever the reference, the description or a box changes; texts are set as text, never as HTML.
 
 const byId = (id) => document.getElementById(id);
-const state = { name: null, upload: null, shown: 0, maps: [] };
+const state = { name: null, upload: null, shown: 0, maps: [], maxUpload: 0 };
 const PAUSE = 250; // ms without typing before the server is asked
 
 function element(tag, properties = {}, children = []) {
@@ -92,6 +92,7 @@ function choose(reference, picture, label) {
 async function upload(file) {
   if (!file) return;
   try {
+    if (file.size > state.maxUpload) throw new Error(`${file.name} is over ${state.maxUpload >> 20} MiB`);
     const taken = await ask("/upload", { method: "POST", body: file });
     choose({ upload: taken.upload }, taken.picture, file.name);
   } catch (error) {
@@ -108,6 +109,7 @@ async function more() {
     button.addEventListener("click", () => choose({ name }, picture, label));
     byId("gallery").append(button);
   }
+  state.maxUpload = page.max_upload;
   if (state.shown === 0) {
     byId("examples").replaceChildren(...page.examples.map((text) => {
       const button = element("button", { type: "button", textContent: text });

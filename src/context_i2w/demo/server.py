@@ -60,7 +60,7 @@ class Demo:
     def __init__(self, engine: Engine, examples: list[str]):
         self.engine = engine
         self.examples = examples
-        self._looks: OrderedDict[str, Look] = OrderedDict()
+        self._looks: OrderedDict[tuple[str, str], Look] = OrderedDict()  # by ("name" or "upload", which)
         self._uploads = 0
         self._lock = threading.Lock()
 
@@ -71,7 +71,7 @@ class Demo:
             "total": len(self.engine.index),
             "images": [_picture(name) for name in names],
             "examples": self.examples,
-            "methods": list(self.engine.mappers),
+            "max_upload": MAX_UPLOAD,
         }
 
     def thumbnail(self, name: str) -> bytes:
@@ -95,8 +95,8 @@ class Demo:
             look = self.engine.look(image)
             look.image.thumbnail((512, 512))
             self._uploads += 1
-            key = f"upload {self._uploads}"
-            self._keep(key, look)
+            key = str(self._uploads)
+            self._keep(("upload", key), look)
         return {"upload": key, "picture": data_uri(thumbnail(look.image, 320))}
 
     def search(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -114,18 +114,19 @@ class Demo:
     def _reference(self, question: dict[str, Any]) -> Look:
         upload, name = question.get("upload"), question.get("name")
         if isinstance(upload, str):
-            if upload not in self._looks:
+            key = ("upload", upload)
+            if key not in self._looks:
                 raise Refused(HTTPStatus.NOT_FOUND, "this upload is no longer there; choose the file again")
-            self._looks.move_to_end(upload)
-            return self._looks[upload]
+            self._looks.move_to_end(key)
+            return self._looks[key]
         if not isinstance(name, str) or name not in self.engine.index:
             raise Refused(HTTPStatus.NOT_FOUND, "no image of this gallery has that name")
-        key = f"name {name}"
+        key = ("name", name)
         if key not in self._looks:
             self._keep(key, self.engine.look(self.engine.index.path(name), name))
         return self._looks[key]
 
-    def _keep(self, key: str, look: Look) -> None:
+    def _keep(self, key: tuple[str, str], look: Look) -> None:
         self._looks[key] = look
         while len(self._looks) > KEPT:
             self._looks.popitem(last=False)
