@@ -8,6 +8,7 @@ decoder goes by content, never by file name, and EXIF orientation is ignored.
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from typing import NamedTuple
@@ -53,13 +54,13 @@ class BrokenImage(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def open_image(path: str | os.PathLike) -> Image.Image:
-    """The decoded image (first frame) in its own mode. Raises BrokenImage."""
+def open_image(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
+    """The decoded image (first frame) in its own mode; `content` instead of the file's. Raises BrokenImage."""
     path = os.fspath(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb warning: our own bound follows
-            image = Image.open(path)
+            image = Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError:
         raise BrokenImage(path, "no such file") from None
     except Image.DecompressionBombError:

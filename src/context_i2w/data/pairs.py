@@ -4,7 +4,8 @@ A row is an image file, its caption (`title`) and its masked caption, in which t
 """
 
 import random
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from context_i2w.clip import ImageFeatures
+from context_i2w.data.broken import BrokenPair, check_caption, image_kind
+from context_i2w.data.strings import Strings
 from context_i2w.errors import UserError
 from context_i2w.images import BrokenImage, ImageSource, Preparation, open_image
 from context_i2w.prompts import Tokenizer, mark_placeholders
@@ -35,12 +39,11 @@ class ListColumns:
 
 @dataclass(frozen=True)
 class PairList:
-    """Rows of a list: image paths, captions and masked captions, all of one length."""
+    """Rows of a list: image paths and masked captions, both of one length. (Training never reads the captions.)"""
 
     source: Path
-    images: list[str]
-    captions: list[str]
-    masked: list[str]
+    images: Strings
+    masked: Strings
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,7 +56,7 @@ class Batch(NamedTuple):
     images: Tensor | None = None  # [B, 3, H, W]
     features: ImageFeatures | None = None
     condition: Tensor | None = None  # [B, E]
-    broken: tuple[tuple[str, str], ...] = ()  # (path, reason) of the pairs left out
+    broken: tuple[tuple[str, str], ...] = ()  # (name, kind of fault) of the pairs left out
 
     @property
     def size(self) -> int:
@@ -70,10 +73,8 @@ def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> Pair
     if not path.is_file():
         raise UserError(f"--train-data {path}: no such list; docs/training.md tells how to make it")
     try:
-        table = pd.read_csv(
-            path, sep=columns.separator, dtype=str, keep_default_na=False, encoding_errors="replace"
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        table = pd.read_csv(path, sep=columns.separator, dtype=str, keep_default_na=False, encoding_errors="replace")
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: not a list with columns and rows ({str(error).strip()})") from error
     wanted = (columns.image, columns.caption, columns.masked)
     missing = [name for name in wanted if name not in table.columns]
@@ -85,32 +86,44 @@ def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> Pair
         raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {found}; {remedy}")
     if table.empty:
         raise UserError(f"{path}: the list has no rows")
-    base = _base_folder(path, table[columns.image].iloc[0])
-    images = [str(base / name) for name in table[columns.image]]
-    return PairList(path, images, table[columns.caption].tolist(), table[columns.masked].tolist())
+    base = _base_folder(path, table[columns.image].head(200))
+    return PairList(path, Strings(str(base / name) for name in table[columns.image]), Strings(table[columns.masked]))
 
 
-def _base_folder(path: Path, first: str) -> Path:
+def _base_folder(path: Path, names: Iterable[str]) -> Path:
+    """Where most of the named images are; the first ones alone might be missing."""
     candidates = [Path(), path.parent, path.parent.parent]
-    return next((folder for folder in candidates if (folder / first).exists()), Path())
+    return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in names))
 
 
 class TrainPreparation:
-    """The published augmentation: random resized crop, scale 0.9–1.0, bicubic; then as at evaluation.
+    """A training image [3, S, S]; with `crop` under the published augmentation, else as at evaluation.
 
-    The crop depends on `seed` alone, so neither workers nor resuming change it.
+    The augmentation is a random resized crop, scale 0.9–1.0, bicubic. It depends on the words it is `drawn` from
+    alone (seed, epoch, row), so neither workers nor resuming change it.
     """
 
-    def __init__(self, preparation: Preparation, scale: tuple[float, float] = (0.9, 1.0)):
-        self.preparation, self.scale = preparation, scale
+    def __init__(self, preparation: Preparation, crop: bool, scale: tuple[float, float] = (0.9, 1.0)):
+        self.preparation, self.crop, self.scale = preparation, crop, scale
 
-    def __call__(self, image, seed: int) -> Tensor:
+    def __call__(self, name: str, drawn: str, content: bytes | None = None) -> Tensor:
+        """name: the file, or what to call the `content` of one. Raises BrokenPair."""
+        try:
+            image = open_image(name, content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # palettes with transparency: dropping it is the published way
+                square = self._crop(image, drawn) if self.crop else self.preparation.square(image, ImageSource(name))
+                return self.preparation.normalised(square.convert("RGB"))
+        except BrokenImage as error:
+            raise BrokenPair(name, image_kind(error)) from None
+        except (ValueError, OSError, MemoryError):
+            raise BrokenPair(name, "image of a kind that can't be resized") from None
+
+    def _crop(self, image: Image.Image, drawn: str) -> Image.Image:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(random.Random(drawn).getrandbits(62))
             box = RandomResizedCrop.get_params(image, self.scale, (3 / 4, 4 / 3))
-        size = [self.preparation.image_size] * 2
-        cropped = resized_crop(image, *box, size, InterpolationMode.BICUBIC)
-        return self.preparation.normalised(cropped.convert("RGB"))
+        return resized_crop(image, *box, [self.preparation.image_size] * 2, InterpolationMode.BICUBIC)
 
 
 class ImagePairs(Dataset):
@@ -118,27 +131,30 @@ class ImagePairs(Dataset):
 
     def __init__(self, pairs: PairList, preparation: Preparation, crop: bool, seed: int, context_length: int):
         self.pairs, self.preparation, self.seed = pairs, preparation, seed
-        self.crop = TrainPreparation(preparation) if crop else None
+        self.prepare = TrainPreparation(preparation, crop)
         self.tokenizer = Tokenizer(context_length)
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch:
         epoch, rows = key
-        images, kept, broken = [], [], []
+        images, captions, broken = [], [], []
         for row in rows:
             try:
-                images.append(self.image(epoch, row))
-                kept.append(row)
-            except BrokenImage as error:
-                broken.append((error.path, error.reason))
-        ids = self.tokenizer([mark_placeholders(self.pairs.masked[row]) for row in kept])
-        return Batch(ids, images=torch.stack(images) if images else None, broken=tuple(broken))
+                captions.append(check_caption(self.pairs.images[row], self.pairs.masked[row]))
+                images.append(self.prepare(self.pairs.images[row], f"{self.seed}-{epoch}-{row}"))
+            except BrokenPair as error:
+                del captions[len(images) :]
+                broken.append((error.name, error.kind))
+        return make_batch(images, captions, broken, self.tokenizer)
 
-    def image(self, epoch: int, row: int) -> Tensor:
-        """The prepared image [3, H, W] of a row, as the epoch sees it. Raises BrokenImage."""
-        path = self.pairs.images[row]
-        if self.crop is None:
-            return self.preparation(ImageSource(path))
-        return self.crop(open_image(path), random.Random(f"{self.seed}-{epoch}-{row}").getrandbits(62))
+
+def make_batch(
+    images: Sequence[Tensor], captions: Sequence[str], broken: Sequence[tuple[str, str]], tokenizer: Tokenizer
+) -> Batch:
+    """A batch of prepared images and masked captions; `images` is None if all pairs were broken."""
+    if not images:
+        return Batch(torch.empty(0, tokenizer.context_length, dtype=torch.long), broken=tuple(broken))
+    ids = tokenizer([mark_placeholders(caption) for caption in captions])
+    return Batch(ids, images=torch.stack(list(images)), broken=tuple(broken))
 
 
 class EpochBatches(Sampler):
