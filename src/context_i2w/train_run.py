@@ -16,7 +16,6 @@ from tqdm import tqdm
 from context_i2w.checkpoints import (
     Checkpoint,
     CLIPReference,
-    hash_file,
     options_from,
     pack_mapper,
     read_checkpoint,
@@ -138,11 +137,10 @@ class _Run:
         rows = ImagePairs(pairs, preparation, crop, settings.train.seed, clip.sizes.context_length)
         workers = settings.workers
         if cache is not None:
-            data_hash = hash_file(Path(path))
             first = self.process.is_first
             if not first:
                 barrier()  # the first process writes the features, the others read them
-            rows = open_cache(cache, rows, clip, data_hash, settings.cache, workers=workers, write=first)
+            rows = open_cache(cache, rows, clip, settings.cache, workers=workers, write=first)
             if first:
                 barrier()
             workers = 0

@@ -211,7 +211,7 @@ class Trainer:
             embedding, tokens = batch.features
             image = ImageFeatures(
                 embedding.to(device, non_blocking=True),
-                tokens.to(device, non_blocking=True) if tokens is not None else None,
+                tokens.to(device, non_blocking=True).float() if tokens is not None else None,  # kept as float16
             )
         else:
             image = self.clip.encode_image(batch.images)

@@ -1,27 +1,34 @@
 """Frozen CLIP's features of the training pairs, computed once and kept on disk as memory-mapped shards.
 
-The towers are frozen, so an image prepared in the same way gives the same features in every epoch. A shard holds
-the image embeddings, the image tokens (half precision, or int8 with a scale per token) and the condition embeddings
-of a range of rows. Shards are written under a temporary name and renamed: an interrupted run goes on where it was.
+The towers are frozen, so an image prepared in the same way gives the same features in every epoch. A cache is a folder:
+    key.json            what the features depend on
+    shard-NNNNN.bin     one record for each of its rows: image embedding, condition embedding, token ids, image tokens
+    shard-NNNNN.part    a shard that is being written; an interrupted run goes on after its last whole batch
+
+Kept as they are: embeddings and conditions (float32). Image tokens are rounded: "fp16" to 2⁻¹¹ of each value (CLIP's
+are far from the ends of its range), "int8" to 1/254 of the token's largest value.
 """
 
+import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from context_i2w.clip import FrozenCLIP, ImageFeatures
-from context_i2w.data.pairs import Batch, ImagePairs
+from context_i2w.clip import CLIPSizes, FrozenCLIP, ImageFeatures
+from context_i2w.data.pairs import Batch, ImagePairs, PairList
 from context_i2w.errors import UserError
 
 SHARD_ROWS = 4096
+EMPTY, VALID, BROKEN = 0, 1, 2  # state of a record
+TOKEN_TYPES = {"fp16": np.float16, "int8": np.int8}
 
 
 @dataclass(frozen=True)
@@ -56,44 +63,40 @@ class CacheKey:
 class FeatureCache(Dataset):
     """Batches of cached features; indexed by (epoch, row numbers) as ImagePairs is, of which it is made."""
 
-    def __init__(self, folder: Path, pairs: ImagePairs, key: CacheKey):
+    def __init__(self, folder: Path, pairs: ImagePairs, key: CacheKey, sizes: CLIPSizes):
         self.folder, self.pairs, self.key = folder, pairs, key
-        self.shards: list[dict[str, np.ndarray]] = []
+        self.record = record_type(key, sizes)
+        self.shards: list[Tensor] = []  # [rows, bytes of a record] each
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch:
         epoch, rows = key
-        views = np.asarray(rows) + self.key.rows * (epoch % max(self.key.crops, 1))
-        parts = {name: self._gather(name, views) for name in self.shards[0]}
-        valid = parts["valid"]
-        broken = tuple(
-            (self.pairs.pairs.images[row], "broken when cached") for row in np.asarray(rows)[~valid]
-        )
-        ids, embeddings, conditions = (parts[n][valid] for n in ("condition_ids", "embeddings", "conditions"))
+        rows = np.asarray(rows)
+        records = self._gather(rows + self.key.rows * (epoch % max(self.key.crops, 1)))
+        valid = records["state"] == VALID
+        broken = tuple((self.pairs.pairs.images[row], "broken when cached") for row in rows[~valid])
+        if broken:
+            records = records[valid]
         tokens = None
         if self.key.tokens:
-            tokens = torch.from_numpy(parts["tokens"][valid]).float()
+            tokens = torch.from_numpy(records["tokens"])
             if self.key.precision == "int8":
-                tokens *= torch.from_numpy(parts["scales"][valid]).float()[..., None]
-        features = ImageFeatures(torch.from_numpy(embeddings), tokens)
+                tokens = tokens * torch.from_numpy(records["scale"])[..., None]
         return Batch(
-            torch.from_numpy(ids).long(),
-            features=features,
-            condition=torch.from_numpy(conditions),
+            torch.from_numpy(records["condition_ids"]).long(),
+            features=ImageFeatures(torch.from_numpy(records["embedding"]).contiguous(), tokens),
+            condition=torch.from_numpy(records["condition"]).contiguous(),
             broken=broken,
         )
 
     def open(self) -> "FeatureCache":
-        """Maps the shards. Raises UserError if some are missing."""
-        names = ["valid", "condition_ids", "embeddings", "conditions"]
-        names += ["tokens"] if self.key.tokens else []
-        names += ["scales"] if self.key.tokens and self.key.precision == "int8" else []
+        """Maps the shards. Raises UserError if some are missing or cut short."""
         for shard in range(self.shard_count):
-            folder = self._shard_folder(shard)
-            if not folder.is_dir():
-                raise UserError(
-                    f"{folder}: missing from the feature cache; run the same command again to finish it"
-                )
-            self.shards.append({name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names})
+            path, size = self._shard(shard), len(self._views(shard)) * self.record.itemsize
+            if not path.is_file() or path.stat().st_size != size:
+                raise UserError(f"{path}: missing from the feature cache, or cut short; delete it and run again")
+            # Not np.memmap: it keeps a file open for every shard.
+            mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+            self.shards.append(mapped.view(-1, self.record.itemsize))
         return self
 
     @property
@@ -106,67 +109,77 @@ class FeatureCache(Dataset):
         return -(-self.views // SHARD_ROWS)
 
     def write(self, clip: FrozenCLIP, batch_size: int, workers: int) -> None:
-        """Writes the shards that are not there yet."""
-        todo = [shard for shard in range(self.shard_count) if not self._shard_folder(shard).is_dir()]
+        """Writes the records that are not there yet."""
+        todo = [shard for shard in range(self.shard_count) if not self._shard(shard).is_file()]
+        done = self.views - sum(len(self._views(shard)) for shard in todo)
         if not todo:
             return
-        with tqdm(
-            total=self.views - (self.shard_count - len(todo)) * SHARD_ROWS,
-            desc="caching image features",
-            unit="img",
-            dynamic_ncols=True,
-        ) as bar:
+        with tqdm(total=self.views, initial=done, desc="caching features", unit="image", dynamic_ncols=True) as bar:
             for shard in todo:
-                views = range(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, self.views))
-                self._write_shard(shard, views, clip, batch_size, workers, bar)
+                self._write_shard(shard, clip, batch_size, workers, bar)
 
-    def _write_shard(
-        self, shard: int, views: range, clip: FrozenCLIP, batch_size: int, workers: int, bar: tqdm
-    ) -> None:
-        batches = [views[i : i + batch_size] for i in range(0, len(views), batch_size)]
-        loader = DataLoader(_RowByRow(self.pairs), sampler=batches, batch_size=None, num_workers=workers)
-        parts: dict[str, list[np.ndarray]] = {}
-        for valid, batch in loader:
-            for name, array in self._encode(clip, valid, batch).items():
-                parts.setdefault(name, []).append(array)
-            bar.update(len(valid))
-        folder = self._shard_folder(shard)
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        try:
-            temporary.mkdir(parents=True)
-            for name, arrays in parts.items():
-                np.save(temporary / f"{name}.npy", np.concatenate(arrays))
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    def _write_shard(self, shard: int, clip: FrozenCLIP, batch_size: int, workers: int, bar: tqdm) -> None:
+        views, partial = self._views(shard), self._shard(shard).with_suffix(".part")
+        mode = "r+" if partial.is_file() and partial.stat().st_size == len(views) * self.record.itemsize else "w+"
+        records = np.memmap(partial, self.record, mode, shape=len(views))
+        todo = np.flatnonzero(records["state"] == EMPTY)
+        bar.update(len(views) - len(todo))
+        batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+        loader = DataLoader(
+            _RowByRow(self.pairs), sampler=[views[b].tolist() for b in batches], batch_size=None, num_workers=workers
+        )
+        for places, (valid, batch) in zip(batches, loader, strict=True):
+            for name, values in self._encode(clip, batch).items():
+                records[name][places] = values
+            records["state"][places] = np.where(valid, VALID, BROKEN)  # last: the record is whole
+            bar.update(len(places))
+        records.flush()
+        del records
+        os.replace(partial, self._shard(shard))
 
-    def _encode(self, clip: FrozenCLIP, valid: np.ndarray, batch: Batch) -> dict[str, np.ndarray]:
+    def _encode(self, clip: FrozenCLIP, batch: Batch) -> dict[str, np.ndarray]:
         image = clip.encode_image(batch.images)
         parts = {
-            "valid": valid,
-            "condition_ids": batch.condition_ids.numpy().astype(np.int32),
-            "embeddings": image.embedding.float().cpu().numpy(),
-            "conditions": clip.encode_text(batch.condition_ids).float().cpu().numpy(),
+            "condition_ids": batch.condition_ids,
+            "embedding": image.embedding,
+            "condition": clip.encode_text(batch.condition_ids),
         }
         if self.key.tokens and self.key.precision == "int8":
-            tokens = image.tokens.float()
-            scales = (tokens.abs().amax(-1) / 127).clamp(min=1e-8)
-            parts["tokens"] = (tokens / scales[..., None]).round().to(torch.int8).cpu().numpy()
-            parts["scales"] = scales.cpu().numpy()
+            parts["scale"] = (image.tokens.abs().amax(-1) / 127).clamp(min=1e-8)
+            parts["tokens"] = (image.tokens / parts["scale"][..., None]).round()
         elif self.key.tokens:
-            parts["tokens"] = image.tokens.half().cpu().numpy()
-        return parts
+            parts["tokens"] = image.tokens
+        return {name: part.cpu().numpy() for name, part in parts.items()}
 
-    def _gather(self, name: str, views: np.ndarray) -> np.ndarray:
-        first = self.shards[0][name]
-        gathered = np.empty((len(views), *first.shape[1:]), first.dtype)
-        for shard in np.unique(views // SHARD_ROWS):
-            here = views // SHARD_ROWS == shard
-            gathered[here] = self.shards[shard][name][views[here] % SHARD_ROWS]
-        return gathered
+    def _gather(self, views: np.ndarray) -> np.ndarray:
+        """Records of the views, in their order."""
+        found = torch.empty(len(views), self.record.itemsize, dtype=torch.uint8)
+        shards, places = torch.from_numpy(views // SHARD_ROWS), torch.from_numpy(views % SHARD_ROWS)
+        for shard in shards.unique().tolist():
+            here = (shards == shard).nonzero()[:, 0]
+            found.index_copy_(0, here, self.shards[shard].index_select(0, places[here]))
+        return found.numpy().view(self.record)[:, 0]
 
-    def _shard_folder(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:05d}"
+    def _views(self, shard: int) -> np.ndarray:
+        return np.arange(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, self.views))
+
+    def _shard(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.bin"
+
+
+def record_type(key: CacheKey, sizes: CLIPSizes) -> np.dtype:
+    """One row of a shard."""
+    fields = [
+        ("state", np.uint8),
+        ("condition_ids", np.int32, sizes.context_length),
+        ("embedding", np.float32, sizes.embed_dim),
+        ("condition", np.float32, sizes.embed_dim),
+    ]
+    if key.tokens and key.precision == "int8":
+        fields.append(("scale", np.float32, sizes.image_tokens))
+    if key.tokens:
+        fields.append(("tokens", TOKEN_TYPES[key.precision], (sizes.image_tokens, sizes.vision_width)))
+    return np.dtype(fields, align=True)
 
 
 class _RowByRow(Dataset):
@@ -193,7 +206,6 @@ def open_cache(
     folder: str | Path,
     pairs: ImagePairs,
     clip: FrozenCLIP,
-    data_hash: str,
     options: CacheOptions,
     batch_size: int = 128,
     workers: int = 0,
@@ -210,7 +222,7 @@ def open_cache(
         image_size=clip.sizes.image_size,
         mean=clip.image_mean,
         std=clip.image_std,
-        data_hash=data_hash,
+        data_hash=_hash_of(pairs.pairs),
         rows=len(pairs.pairs),
         tokens=options.tokens,
         precision=options.precision,
@@ -218,10 +230,18 @@ def open_cache(
         seed=pairs.seed if options.crops else None,
     )
     _claim(folder, key)
-    cache = FeatureCache(folder, pairs, key)
+    cache = FeatureCache(folder, pairs, key, clip.sizes)
     if write:
         cache.write(clip, batch_size, workers)
     return cache.open()
+
+
+def _hash_of(pairs: PairList) -> str:
+    """Of masked captions and image names, with their folder but not with where that lies."""
+    digest = hashlib.sha256()
+    for image, masked in zip(pairs.images, pairs.masked, strict=True):
+        digest.update(json.dumps([Path(image).parts[-2:], masked]).encode())
+    return digest.hexdigest()
 
 
 def _claim(folder: Path, key: CacheKey) -> None:
