@@ -96,4 +96,5 @@ def save_tiny_clip(model: nn.Module, table: WordTable, path: Path) -> None:
     state["logit_scale"] = model.logit_scale.detach().clone()
     temporary = path.with_name(f".{path.name}.part")
     save_file(state, temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)  # the writer leaves it readable by its owner only
     temporary.replace(path)

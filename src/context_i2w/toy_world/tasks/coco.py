@@ -15,6 +15,8 @@ from context_i2w.toy_world.sizes import Sizes
 from context_i2w.toy_world.vocabulary import GARMENTS, KINDS, PLACES, REAL
 from context_i2w.toy_world.writing import Drawing, parallel, write_drawings
 
+# Few kinds, so that many images hold the kinds that a text names and only the picture of the one tells which.
+SHOWN = ("house", "tree", "car", "boat", "fish", "umbrella")
 _CATEGORIES = {kind: number for number, kind in enumerate(KINDS, start=1)}
 
 
@@ -42,7 +44,7 @@ def write_coco(root: Path, copy: str, seed: int, sizes: Sizes, workers: int | No
 
 def _scene(key: tuple[int, ...], number: int) -> Scene:
     rng = np.random.default_rng((*key, number))
-    return Scene(random_things(rng, 2 + int(rng.integers(2))), pick(rng, PLACES), REAL, (*key, number))
+    return Scene(random_things(rng, 2 + int(rng.integers(2)), SHOWN), pick(rng, PLACES), REAL, (*key, number))
 
 
 def _annotations(drawings: list[Drawing], masks: list[list[np.ndarray]]) -> dict:
