@@ -255,6 +255,29 @@ def test_pictures_are_seen_upright_and_on_white(tmp_path, golden_clip):
     assert torch.equal(prepare(clear), prepare(Image.new("RGB", (60, 60), "white")))
 
 
+def test_approximate_index_is_kept_and_measured(retriever, tmp_path, capsys):
+    pytest.importorskip("faiss", reason="approximate search needs faiss-cpu")
+    for number in range(30):
+        draw(tmp_path / "many" / f"{number}.png", number)
+    index = retriever.index(tmp_path / "many", tmp_path / "cache")
+    reference = tmp_path / "many" / "3.png"
+    exact = index.search(reference, "red", k=5)
+    assert index.approximate("IVF2,Flat", "nprobe=2") == index.recall == 1
+    assert "recall@10 against exact search 1.0000" in capsys.readouterr().out
+    assert index.search(reference, "red", k=5) == exact
+    assert index.search(reference, "red", k=5, exact=True) == exact
+    again = retriever.index(tmp_path / "many", tmp_path / "cache")
+    written = [path.stat().st_mtime_ns for path in sorted(index.store.folder.glob("*.faiss"))]
+    again.approximate("IVF2,Flat", "nprobe=2")
+    assert [path.stat().st_mtime_ns for path in sorted(index.store.folder.glob("*.faiss"))] == written
+    assert not capsys.readouterr().out  # known from the first time
+    draw(tmp_path / "many" / "new.png", 99)
+    changed = retriever.index(tmp_path / "many", tmp_path / "cache")
+    assert not list(index.store.folder.glob("*.faiss"))  # its rows are no longer the gallery's
+    changed.approximate("Flat")
+    assert len(changed.search(reference, "red", k=40)) == 30
+
+
 @pytest.fixture
 def checkpoint(tmp_path, golden_clip_state, golden_mapper_state):
     return published_file(tmp_path / "published.pt", golden_clip_state, golden_mapper_state)

@@ -50,7 +50,7 @@ FACTORIES = [
     ("Flat", "", 1.0),
     ("HNSW16", "efSearch=64", 0.9),
     ("IVF16,Flat", "nprobe=16", 1.0),
-    ("IVF16,PQ8", "nprobe=16", 0.2),
+    ("IVF16,PQ8x4", "nprobe=16", 0.8),
 ]
 
 
@@ -72,7 +72,25 @@ def test_recall_is_counted_right():
             return np.zeros(indices.shape, np.float32), indices.numpy()
 
     FEATURES = unit(50, 8, 0).numpy()
-    assert approximate.recall(Half(), FEATURES, unit(7, 8, 1)) == 0.5
+    assert approximate.recall(Half(), FEATURES, unit(7, 8, 1), candidates=1) == 0.5
+
+
+def test_candidates_are_ranked_exactly():
+    """An index that proposes everything gives the exact order, ties included; one that proposes nothing, nothing."""
+
+    class Proposing:
+        def __init__(self, found):
+            self.found = found
+
+        def search(self, queries, count):
+            return None, np.tile(self.found[:count], (len(queries), 1))
+
+    features, queries = unit(40, 8, 0, duplicates=15).numpy(), unit(70, 8, 1)
+    found, scores = approximate.search(Proposing(np.random.default_rng(0).permutation(40)), features, queries, 12)
+    exact_found, exact_scores = exact.nearest(queries, features, 12)
+    assert torch.equal(found, exact_found)
+    assert torch.equal(scores, exact_scores)
+    assert (approximate.search(Proposing(np.full(40, -1)), features, queries, 3)[0] == -1).all()
 
 
 @pytest.mark.parametrize(("factory", "parameters"), [("Nonsense", ""), ("IVF4,PQ5", ""), ("Flat", "what=1")])

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from context_i2w.errors import UserError
-from context_i2w.search.exact import nearest
+from context_i2w.retrieval import REMOVED, top_indices
+from context_i2w.search.exact import QUERIES, nearest
 
 BLOCK = 1 << 16  # rows added at once
 RECALL_AT = 10
@@ -22,12 +23,14 @@ RECALL_AT = 10
 class ApproximateOptions:
     """factory: FAISS's factory string. parameters: at search, e.g. "nprobe=32" (IVF) or "efSearch=128" (HNSW).
 
+    candidates: FAISS proposes so many times the results asked for; their exact similarities then decide.
     training: gallery rows, drawn by `seed`, that cells and codes are learned from. queries: how many gallery
     rows recall is measured with.
     """
 
     factory: str
     parameters: str = ""
+    candidates: int = 10
     training: int = 200_000
     queries: int = 200
     seed: int = 0
@@ -68,16 +71,29 @@ def save(index: Any, path: Path) -> None:
     temporary.replace(path)
 
 
-def search(index: Any, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices [Q, count] (-1: none found) and FAISS's own estimates of the similarities [Q, count]."""
-    scores, indices = index.search(queries.cpu().float().contiguous().numpy(), count)
-    return torch.from_numpy(indices), torch.from_numpy(scores)
+def search(
+    index: Any, features: np.ndarray, queries: Tensor, count: int, candidates: int = 10
+) -> tuple[Tensor, Tensor]:
+    """Indices [Q, k] (-1: none found) and exact similarities [Q, k] of the best among FAISS's candidates."""
+    count = min(count, len(features))
+    parts = [_search(index, features, part, count, candidates) for part in queries.cpu().float().split(QUERIES)]
+    return torch.cat([indices for indices, _ in parts]), torch.cat([scores for _, scores in parts])
 
 
-def recall(index: Any, features: np.ndarray, queries: Tensor, count: int = RECALL_AT) -> float:
+def _search(index: Any, features: np.ndarray, queries: Tensor, count: int, candidates: int) -> tuple[Tensor, Tensor]:
+    _, found = index.search(queries.contiguous().numpy(), min(count * candidates, len(features)))
+    found = torch.from_numpy(found).sort(dim=1).values  # ascending, so that equal similarities come in that order
+    rows = torch.from_numpy(features[found.clamp(min=0).numpy()])  # [Q, candidates, E]
+    scores = torch.einsum("qe,qce->qc", queries.double(), rows.double()).float().masked_fill(found < 0, REMOVED)
+    best = top_indices(scores, count)
+    order = best.clamp(min=0)
+    return found.gather(1, order).masked_fill(best < 0, -1), scores.gather(1, order)
+
+
+def recall(index: Any, features: np.ndarray, queries: Tensor, candidates: int = 10, count: int = RECALL_AT) -> float:
     """Share of the exact top `count` of the queries [Q, E] that is in the approximate top `count`."""
     exact, _ = nearest(queries, features, count)
-    found, _ = search(index, queries, exact.shape[1])
+    found, _ = search(index, features, queries, count, candidates)
     hits = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(exact, found, strict=True)]
     return sum(hits) / exact.numel()
 

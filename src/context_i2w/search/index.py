@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from context_i2w.errors import UserError
@@ -53,7 +52,7 @@ class Index:
         self.broken = {name: reason for name, (_, reason) in store.contents.broken.items()}
         self.features: np.ndarray = store.features()
         self.recall: float | None = None
-        self._approximate: Any = None
+        self._approximate: tuple[Any, ApproximateOptions] | None = None
         self._row = {name: row for row, name in enumerate(self.names)}
 
     def __len__(self) -> int:
@@ -99,7 +98,8 @@ class Index:
         if self._approximate is None or exact:
             indices, scores = nearest(queries, self.features, count)
         else:
-            indices, scores = self._search_approximately(queries, count)
+            index, options = self._approximate
+            indices, scores = approximate.search(index, self.features, queries, count, options.candidates)
         return [
             self._hits(rows.tolist(), values.tolist(), set(out), k)
             for rows, values, out in zip(indices, scores, hidden)
@@ -114,11 +114,12 @@ class Index:
         name = re.sub(r"[^A-Za-z0-9]+", "-", factory)
         path = self.store.folder / f"{self.store.identity}.{name}.faiss"
         if path.is_file():
-            self._approximate = approximate.load(path, chosen)
+            index = approximate.load(path, chosen)
         else:
-            self._approximate = approximate.build(self.features, chosen)
-            approximate.save(self._approximate, path)
-        self.recall = self._measured_recall(chosen, path.with_suffix(".json"))
+            index = approximate.build(self.features, chosen)
+            approximate.save(index, path)
+        self._approximate = index, chosen
+        self.recall = self._measured_recall(index, chosen, path.with_suffix(".json"))
         return self.recall
 
     def export(self, path: str | Path) -> list[Path]:
@@ -133,22 +134,13 @@ class Index:
         """The file of an indexed name; KeyError for any other name, so nothing outside the gallery is ever named."""
         return self.files.path(self.names[self._row[name]])
 
-    def _search_approximately(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """FAISS chooses the rows; their similarities and order are then computed exactly."""
-        indices, _ = approximate.search(self._approximate, queries, count)
-        found = torch.from_numpy(self.features[indices.clamp(min=0).numpy()])  # [Q, count, E]
-        scores = torch.einsum("qe,qce->qc", queries.cpu().double(), found.double()).float()
-        scores = scores.masked_fill(indices < 0, -torch.inf)
-        order = scores.argsort(dim=1, descending=True, stable=True)
-        return indices.gather(1, order), scores.gather(1, order)
-
-    def _measured_recall(self, options: ApproximateOptions, path: Path) -> float:
+    def _measured_recall(self, index: Any, options: ApproximateOptions, path: Path) -> float:
         """Kept beside the index, by search parameters; printed when it is measured."""
         known = json.loads(path.read_text()) if path.is_file() else {}
         key = json.dumps(asdict(options), sort_keys=True)
         if key not in known:
             queries = approximate.sample_queries(self.features, options)
-            known[key] = approximate.recall(self._approximate, self.features, queries)
+            known[key] = approximate.recall(index, self.features, queries, options.candidates)
             path.write_text(json.dumps(known, indent=1) + "\n")
             print(
                 f"{options.factory} {options.parameters}: recall@{RECALL_AT} against exact search {known[key]:.4f} "
