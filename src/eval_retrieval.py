@@ -64,7 +64,8 @@ def check(arguments: argparse.Namespace) -> EncodingOptions:
     for option, path in outputs.items():
         if path:
             check_writable(Path(path), option)
-    return EncodingOptions(arguments.batch_size, arguments.workers, arguments.precision)
+    cache = Path(arguments.feature_cache) if arguments.feature_cache else None
+    return EncodingOptions(arguments.batch_size, arguments.workers, arguments.precision, cache)
 
 
 if __name__ == "__main__":

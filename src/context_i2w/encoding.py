@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from context_i2w.benchmarks.base import Benchmark, listing
 from context_i2w.clip import FrozenCLIP, ImageFeatures
+from context_i2w.embedding_cache import EmbeddingCache
 from context_i2w.errors import UserError
 from context_i2w.images import BrokenImage, ImageSource, Preparation
 from context_i2w.mappers import Mapper
@@ -34,12 +36,14 @@ class EncodingOptions:
 
     batch_size: images per vision pass, and texts or compositions per text pass. workers: processes that
     read images; None chooses from the machine's cores. precision: "fp32", or "amp" (fp16 on a GPU, bf16
-    elsewhere).
+    elsewhere). feature_cache: folder that keeps image embeddings, so that a later run passes only reference
+    images, whose tokens the mappers read.
     """
 
     batch_size: int = 64
     workers: int | None = None
     precision: str = "fp32"
+    feature_cache: Path | None = None
 
     def worker_count(self) -> int:
         if self.workers is not None:
@@ -87,15 +91,24 @@ def encode(benchmark: Benchmark, clip: FrozenCLIP, mappers: Mapping[str, Mapper]
     with torch.inference_mode(), precision_of(clip.device, options.precision):
         ids = Tokenizer(clip.sizes.context_length)(list(texts))
         conditions = encode_texts(clip, ids, options.batch_size)
-        embeddings = torch.empty(len(images), clip.sizes.embed_dim, device=clip.device)
+        cache = options.feature_cache and EmbeddingCache(
+            options.feature_cache, benchmark.name, clip, options.precision, list(images)
+        )
+        known = cache.read() if cache else None
+        embeddings = torch.empty(len(images), clip.sizes.embed_dim) if known is None else known
+        embeddings = embeddings.to(clip.device)
+        passed = {index: source for source, index in images.items() if known is None or index in waiting}
         composed = {row: torch.empty(len(slots), clip.sizes.embed_dim, device=clip.device) for row in mappers}
-        for batch, features in _vision_passes(list(images), clip, options, benchmark.name):
-            embeddings[batch.indices] = features.embedding.float()
+        for batch, features in _vision_passes(passed, clip, options, benchmark.name):
+            if known is None:
+                embeddings[batch.indices] = features.embedding.float()
+                for index, first in batch.repeats:
+                    embeddings[index] = embeddings[first]
             for jobs in _chunks([job for i in batch.indices for job in waiting.get(i, ())], options.batch_size):
                 _compose(jobs, batch, features, clip, mappers, ids, conditions, composed)
-            for index, first in batch.repeats:
-                embeddings[index] = embeddings[first]
-    passes = {"images": len(images), "texts": len(texts), "compositions": len(slots) * len(mappers)}
+    if cache and known is None:
+        cache.write(embeddings)
+    passes = {"images": len(passed), "texts": len(texts), "compositions": len(slots) * len(mappers)}
     unit = normalize(embeddings, dim=-1)
     return Encoded(images, unit, texts, normalize(conditions, dim=-1), slots, composed, passes)
 
@@ -153,7 +166,7 @@ class Batch(NamedTuple):
 
 
 def _vision_passes(
-    sources: Sequence[ImageSource], clip: FrozenCLIP, options: EncodingOptions, name: str
+    sources: Mapping[int, ImageSource], clip: FrozenCLIP, options: EncodingOptions, name: str
 ) -> Iterator[tuple[Batch, ImageFeatures]]:
     preparation = Preparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
     loader = DataLoader(
@@ -188,16 +201,17 @@ def _batch(items: Sequence[tuple[int, torch.Tensor, bytes]], first: dict[bytes, 
 class _Prepared(Dataset):
     """(index, pixels, digest of the pixels), or (index, BrokenImage, b"") for a file that can't be read."""
 
-    def __init__(self, sources: Sequence[ImageSource], preparation: Preparation):
-        self.sources = sources
+    def __init__(self, sources: Mapping[int, ImageSource], preparation: Preparation):
+        self.sources = list(sources.items())
         self.preparation = preparation
 
     def __len__(self) -> int:
         return len(self.sources)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | BrokenImage, bytes]:
+    def __getitem__(self, place: int) -> tuple[int, torch.Tensor | BrokenImage, bytes]:
+        index, source = self.sources[place]
         try:
-            pixels = self.preparation(self.sources[index])
+            pixels = self.preparation(source)
         except BrokenImage as error:
             return index, error, b""
         return index, pixels, hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()

@@ -65,6 +65,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch-size", type=int, default=64, help="images per vision pass")
     group.add_argument("--workers", type=int, help="processes that read images (default: by the machine's cores)")
     group.add_argument("--precision", choices=["fp32", "amp"], default="fp32", help="amp: mixed")
+    group.add_argument("--feature-cache", metavar="DIR", help="keep image embeddings here; later runs read them")
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
