@@ -1,5 +1,6 @@
 """Batches of an epoch for one process, whatever the pairs come from."""
 
+import signal
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -15,6 +16,7 @@ class PairSource(Protocol):
 
     batch_size: int  # of this process
     batches: int  # of one epoch
+    order: str  # all that the order of pairs depends on but seed and global batch; a resumed run must have the same
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on, the same in every run with the same seed."""
@@ -24,12 +26,11 @@ class PairSource(Protocol):
 class ListSource:
     """Batches of a list's rows, from images (ImagePairs) or from cached features (FeatureCache)."""
 
-    def __init__(
-        self, rows: Dataset, count: int, batch_size: int, seed: int, process: Process, workers: int = 0
-    ):
+    def __init__(self, rows: Dataset, count: int, batch_size: int, seed: int, process: Process, workers: int = 0):
         self.rows, self.batch_size, self.workers = rows, batch_size, workers
         self.sampler = EpochBatches(count, batch_size, seed, process.rank, process.world)
         self.batches = self.sampler.batches
+        self.order = f"{count} pairs"
         self.pin = process.device.type == "cuda"
         if self.batches == 0:
             whole = batch_size * process.world
@@ -38,6 +39,17 @@ class ListSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.sampler.epoch, self.sampler.start = epoch, start
         loader = DataLoader(
-            self.rows, sampler=self.sampler, batch_size=None, num_workers=self.workers, pin_memory=self.pin
+            self.rows,
+            sampler=self.sampler,
+            batch_size=None,
+            num_workers=self.workers,
+            pin_memory=self.pin,
+            worker_init_fn=ignore_stop_signals,
         )
         return iter(loader)
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """For reading processes: Ctrl-C and the scheduler's signals reach them too, but the training process decides."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

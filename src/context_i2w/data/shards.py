@@ -1,0 +1,214 @@
+"""WebDataset shards as a source of training batches, in an order that no number of processes or workers changes.
+
+What it costs in reading: each process, and in it each worker, decodes only the rows of the global batch that are its
+own, and reads the lanes (data/shard_plan.py) that they lie in. With at most 64 workers in all every shard is read once
+an epoch, but for those at a lane's end, which are read twice; with more workers a lane is read by several of them.
+Resuming reads up to one block of each lane again. A stream is read over up to its place, a local file skips there.
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from context_i2w.data.broken import BrokenPair, check_caption
+from context_i2w.data.pairs import Batch, TrainPreparation, make_batch
+from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, read_samples, shard_sizes
+from context_i2w.data.shard_plan import Piece, ShardPlan
+from context_i2w.data.source import ignore_stop_signals
+from context_i2w.distributed import Process
+from context_i2w.errors import UserError
+from context_i2w.prompts import Tokenizer
+
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "image", "img")
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """How shards are read."""
+
+    samples: int | None = None  # of all shards, where no sizes.json or _stats.json tells
+    shuffle: int = 8192  # samples shuffled among themselves, held encoded in memory, over all processes
+
+
+class ShardSource:
+    """Batches of shards, as PairSource.
+
+    A sample that is broken, or missing although the sizes promise it, leaves its batch smaller and is listed in it.
+    Raises UserError for missing shards or sizes, too few samples, or a masked caption that samples do not have.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        masked: str,
+        prepare: TrainPreparation,
+        tokenizer: Tokenizer,
+        batch_size: int,
+        seed: int,
+        process: Process,
+        workers: int = 0,
+        options: ShardOptions | None = None,
+    ):
+        options = options or ShardOptions()
+        shards = expand_shards(data)
+        check_masked(shards[0], masked)
+        sizes = shard_sizes(shards, options.samples, process.is_first)
+        plan = ShardPlan(tuple(sizes), batch_size * process.world, seed, options.shuffle)
+        self.batch_size, self.batches, self.workers = batch_size, plan.batches, min(workers, batch_size)
+        self.order = f"{len(sizes)} shards of {sum(sizes)} samples, shuffled by {options.shuffle}"
+        self.pin = process.device.type == "cuda"
+        if plan.batches == 0:
+            raise UserError(f"{sum(sizes)} samples in {data} do not fill one batch of {plan.global_batch}")
+        own = range(process.rank * batch_size, (process.rank + 1) * batch_size)
+        self.rows = ShardRows(shards, masked, prepare, tokenizer, plan, own)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        self.rows.epoch, self.rows.start = epoch, start
+        parts = DataLoader(
+            self.rows, batch_size=None, num_workers=self.workers, worker_init_fn=ignore_stop_signals
+        )  # hands out one item of each worker in turn
+        group = []
+        for part in parts:
+            group.append(part)
+            if len(group) == max(self.workers, 1):
+                yield _joined(group, self.pin)
+                group = []
+
+
+class ShardRows(IterableDataset):
+    """Consecutive rows of each global batch, one Batch after the other; each worker yields its share of the rows."""
+
+    def __init__(
+        self,
+        shards: list[str],
+        masked: str,
+        prepare: TrainPreparation,
+        tokenizer: Tokenizer,
+        plan: ShardPlan,
+        rows: range,
+    ):
+        self.shards, self.masked, self.prepare, self.tokenizer = shards, masked, prepare, tokenizer
+        self.plan, self.rows = plan, rows
+        self.epoch = self.start = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows, per_lane = self._share(), self.plan.rows
+        lanes = range(rows.start // per_lane, (rows.stop - 1) // per_lane + 1)
+        streams = [self._slots(lane, [row in rows for row in _rows_of(lane, per_lane)]) for lane in lanes]
+        for _ in range(self.start, self.plan.batches):
+            images, captions, broken = [], [], []
+            for sample in itertools.chain.from_iterable(itertools.islice(s, per_lane) for s in streams):
+                if sample is None:
+                    continue
+                try:
+                    image, caption = self._pair(sample)
+                    images.append(image)
+                    captions.append(caption)
+                except BrokenPair as error:
+                    broken.append((error.name, error.kind))
+            yield make_batch(images, captions, broken, self.tokenizer)
+
+    def _share(self) -> range:
+        worker = get_worker_info()
+        if worker is None:
+            return self.rows
+        cuts = [len(self.rows) * number // worker.num_workers for number in (worker.id, worker.id + 1)]
+        return self.rows[slice(*cuts)]
+
+    def _slots(self, lane: int, wanted: list[bool]) -> Iterator[Sample | BrokenPair | None]:
+        """The lane's samples in the order of the epoch from batch `start` on; None in rows that are not `wanted`."""
+        plan, reader = self.plan, _Reader(self.shards)
+        first, skip = divmod(self.start * plan.rows, plan.block)
+        for number, block in enumerate(plan.blocks(self.epoch, lane, first), first):
+            slots = enumerate(block.order, number * plan.block)
+            needed = {int(place) for slot, place in slots if wanted[slot % plan.rows]}
+            samples = itertools.chain.from_iterable(map(reader.read, block.pieces))
+            held = {place: sample for place, sample in enumerate(samples) if place in needed}
+            yield from (held.pop(int(place), None) for place in block.order[skip:])
+            skip = 0
+
+    def _pair(self, sample: Sample | BrokenPair) -> tuple[Tensor, str]:
+        if isinstance(sample, BrokenPair):
+            raise sample
+        caption = check_caption(sample.name, masked_caption(sample, self.masked))
+        content = next((c for ending, c in sample.members.items() if ending.split(".")[-1] in IMAGE_ENDINGS), None)
+        if content is None:
+            raise BrokenPair(sample.name, "no image in the sample")
+        return self.prepare(sample.name, f"{self.plan.seed}-{self.epoch}-{sample.name}", content), caption
+
+
+class _Reader:
+    """One lane's place in the shards."""
+
+    def __init__(self, shards: list[str]):
+        self.shards, self.place = shards, (-1, 0)
+
+    def read(self, piece: Piece) -> Iterator[Sample | BrokenPair]:
+        """As many samples as the piece has; a BrokenPair for each that is not there."""
+        if self.place != (piece.shard, piece.begin):
+            self.samples, self.fault = read_samples(self.shards[piece.shard], piece.begin), "missing from its shard"
+        self.place = (piece.shard, piece.end)
+        for number in range(piece.begin, piece.end):
+            try:
+                sample = next(self.samples, None)
+            except BrokenShard:
+                sample, self.fault = None, "shard can't be read"
+            yield sample or BrokenPair(f"{self.shards[piece.shard]}, sample {number}", self.fault)
+
+
+def masked_caption(sample: Sample, name: str) -> str:
+    """The masked caption: a text member with the ending `name` or `name.txt`, else the JSON's field `name`.
+
+    Bytes that are not UTF-8 become U+FFFD. Raises BrokenPair if there is none, or the JSON can't be read.
+    """
+    text = sample.members.get(name.lower(), sample.members.get(f"{name.lower()}.txt"))
+    if text is not None:
+        return text.decode("utf-8", errors="replace")
+    try:
+        fields = json.loads(sample.members.get("json", b"{}").decode("utf-8", errors="replace"))
+    except ValueError:
+        raise BrokenPair(sample.name, "JSON can't be read") from None
+    caption = fields.get(name) if isinstance(fields, dict) else None
+    if not isinstance(caption, str):
+        raise BrokenPair(sample.name, "no masked caption")
+    return caption
+
+
+def check_masked(shard: str, name: str) -> None:
+    """Raises UserError, naming what the samples do hold, if none of a shard's first has the masked caption."""
+    found: dict[str, None] = {}
+    try:
+        for sample in itertools.islice(read_samples(shard), 20):
+            with contextlib.suppress(BrokenPair):
+                masked_caption(sample, name)
+                return
+            found |= dict.fromkeys([f".{ending}" for ending in sample.members])
+            with contextlib.suppress(ValueError, AttributeError):
+                found |= dict.fromkeys(json.loads(sample.members.get("json", b"{}")).keys())
+    except BrokenShard as error:
+        raise UserError(f"{error}; give --train-data shards that can be read") from None
+    raise UserError(
+        f"{shard}: no member or JSON field {name!r}; found {', '.join(found) or 'no samples'}; add it with "
+        f"`python scripts/mask_captions.py` or name it with --masked-column"
+    )
+
+
+def _rows_of(lane: int, per_lane: int) -> range:
+    return range(lane * per_lane, (lane + 1) * per_lane)
+
+
+def _joined(parts: list[Batch], pin: bool) -> Batch:
+    """One batch from the workers' shares, in the order of rows."""
+    ids = torch.cat([part.condition_ids for part in parts])
+    images = None
+    if len(ids):
+        size = (len(ids), *next(part.images.shape[1:] for part in parts if part.images is not None))
+        images = torch.empty(size, pin_memory=pin)
+        torch.cat([part.images for part in parts if part.images is not None], out=images)
+    return Batch(ids, images=images, broken=tuple(itertools.chain.from_iterable(part.broken for part in parts)))
