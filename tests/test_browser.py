@@ -1,35 +1,25 @@
 """The page in headless Chromium: upload, type, results change, heat maps change."""
 
-import shutil
 import threading
 
 import pytest
 
 from context_i2w.demo.server import Demo, serve
+from context_i2w.errors import UserError
+from screenshot import open_chromium
 from test_demo import HOSTILE, engine  # noqa: F401 (a fixture)
 from test_retriever import draw
 
 pytestmark = pytest.mark.browser
 SECONDS = 30
-SWITCHES = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--window-size=1280,1000"),
-]
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("Chromium or chromedriver is not installed (Debian: apt install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for switch in [*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        browser = open_chromium(tmp_path_factory.mktemp("chromium"))
+    except UserError as error:
+        pytest.skip(str(error))
     yield browser
     browser.quit()
 

@@ -24,7 +24,7 @@ from context_i2w.encoding import EncodingOptions, precision_of
 from context_i2w.errors import UserError
 from context_i2w.images import BrokenImage
 from context_i2w.mappers import MAPPERS, Mapper
-from context_i2w.pretrained import clip_reference, from_pretrained, is_pretrained_folder, save_pretrained
+from context_i2w.pretrained import WEIGHTS, clip_reference, from_pretrained, is_pretrained_folder, save_pretrained
 from context_i2w.prompts import Tokenizer
 from context_i2w.run_folder import LAST
 from context_i2w.search.files import Files, files_of_folder
@@ -33,6 +33,7 @@ from context_i2w.search.indexing import bring_up_to_date, report_broken
 from context_i2w.search.pictures import Picture, PicturePreparation
 from context_i2w.search.query import Query, check_length, parse_query
 from context_i2w.search.store import Store
+from context_i2w.weights import TOY_FOLDER
 
 ROWS = ("image", "text", "image+text", "composed")
 
@@ -187,11 +188,19 @@ def find_checkpoint(source: str | os.PathLike) -> Checkpoint:
     last = path / "checkpoints" / LAST
     if last.is_file():
         return read_checkpoint(last)
+    if path.resolve() == TOY_FOLDER and shipped_checkpoints():
+        return find_checkpoint(shipped_checkpoints()[0])
     files = sorted(path.glob("*.pt"))
     if len(files) != 1:
         what = f"has {len(files)} checkpoints (*.pt), name one of them" if files else "holds no checkpoint"
         raise UserError(f"{path}: {what}; a training run's folder or one of save_pretrained is expected")
     return read_checkpoint(files[0])
+
+
+def shipped_checkpoints() -> list[Path]:
+    """The toy world's mappers that come with the repository, Context-I2W first."""
+    folders = [path.parent for path in TOY_FOLDER.rglob(WEIGHTS)]
+    return sorted([*folders, *TOY_FOLDER.glob("*.pt")], key=lambda path: ("context" not in path.name, path.name))
 
 
 def _key(picture: Picture) -> str | int:

@@ -41,7 +41,8 @@ async function search() {
   if (current) current.abort();
   const mine = (current = new AbortController());
   waiting(true);
-  const question = { description: byId("description").value, compare: byId("compare").checked };
+  const compare = byId("compare").checked;
+  const question = { description: byId("description").value, compare, k: compare ? 7 : 14 };
   Object.assign(question, state.upload === null ? { name: state.name } : { upload: state.upload });
   try {
     const answer = await ask("/search", { method: "POST", body: JSON.stringify(question), signal: mine.signal });

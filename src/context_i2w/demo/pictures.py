@@ -32,7 +32,7 @@ def overlay(image: Image.Image, values: Tensor) -> bytes:
 
 def change_overlay(image: Image.Image, values: Tensor) -> bytes:
     """The same for signed values in -1 … 1: blue is less, red is more."""
-    return _blend(image.convert("L"), (_square(values) + 1) / 2, matplotlib.colormaps["coolwarm"])
+    return _blend(image, (_square(values) + 1) / 2, matplotlib.colormaps["coolwarm"])
 
 
 def _square(values: Tensor) -> np.ndarray:
@@ -43,7 +43,8 @@ def _square(values: Tensor) -> np.ndarray:
 def _blend(image: Image.Image, grid: np.ndarray, colours: matplotlib.colors.Colormap) -> bytes:
     large = Image.fromarray(grid.astype(np.float32)).resize((OVERLAY, OVERLAY), Image.Resampling.BILINEAR)
     heat = Image.fromarray((255 * colours(np.asarray(large).clip(0, 1))[..., :3]).astype(np.uint8))
-    below = image.convert("RGB").resize((OVERLAY, OVERLAY), Image.Resampling.BICUBIC)
+    # The picture in grey, so that every colour is the map's.
+    below = image.convert("L").convert("RGB").resize((OVERLAY, OVERLAY), Image.Resampling.BICUBIC)
     return _jpeg(Image.blend(below, heat, OPACITY))
 
 

@@ -13,10 +13,11 @@ from context_i2w.encoding import EncodingOptions
 from context_i2w.errors import UserError
 from context_i2w.evaluation_setup import LOGS, choose_data_root, choose_device
 from context_i2w.report import check_writable
-from context_i2w.retriever import Retriever
+from context_i2w.retriever import Retriever, shipped_checkpoints
 from context_i2w.run_folder import newest_checkpoint
 from context_i2w.search.files import Files
-from context_i2w.weights import TOY_FOLDER, TOY_MODEL
+from context_i2w.search.index import Index
+from context_i2w.weights import TOY_MODEL
 
 PROMPTS = ["a sketch of [*]", "a photo of [*] on a beach", "with a dog"]
 TOY_PROMPTS = ["a cartoon of [*]", "a photo of [*] at night", "is blue"]
@@ -29,11 +30,10 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.serve and not arguments.explain:
         check_writable(Path(arguments.output), "--output")
     retrievers = load(arguments)
-    toy = next(iter(retrievers.values())).clip.name == TOY_MODEL
-    engine = Engine(make_index(arguments, next(iter(retrievers.values())), toy), retrievers)
+    engine = Engine(make_index(arguments, next(iter(retrievers.values()))), retrievers)
     if arguments.export:
         print(f"wrote {', '.join(map(str, engine.index.export(arguments.export)))}")
-    prompts = arguments.prompts or (TOY_PROMPTS if toy else PROMPTS)
+    prompts = prompts_for(arguments, engine)
     if arguments.serve:
         run_server(engine, prompts, arguments.host, arguments.port)
     elif arguments.explain:
@@ -52,17 +52,23 @@ def load(arguments: argparse.Namespace) -> dict[str, Retriever]:
 
 
 def default_checkpoints() -> list[Path]:
+    """The newest run's, else all that are shipped, Context-I2W first."""
     newest = newest_checkpoint(LOGS)
-    shipped = [path.parent for path in sorted(TOY_FOLDER.rglob("mapper.safetensors"))]
-    if newest is None and not shipped:
+    found = [newest] if newest is not None else shipped_checkpoints()
+    if not found:
         raise UserError("no run under logs/ and no shipped checkpoint; train by `python src/main.py` or give --resume")
-    return [newest] if newest is not None else shipped
+    return found
 
 
-def make_index(arguments: argparse.Namespace, retriever: Retriever, toy: bool):
+def prompts_for(arguments: argparse.Namespace, engine: Engine) -> list[str]:
+    return arguments.prompts or (TOY_PROMPTS if engine.retriever.clip.name == TOY_MODEL else PROMPTS)
+
+
+def make_index(arguments: argparse.Namespace, retriever: Retriever) -> Index:
+    """The index over the images asked for. Raises UserError if they are not there."""
     images = arguments.images
     if images is None:
-        if not toy:
+        if retriever.clip.name != TOY_MODEL:
             raise UserError("--images DIR: which folder of images is to be searched?")
         images = TOY_IMAGES
     files: Files | str = images
