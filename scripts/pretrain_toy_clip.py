@@ -15,6 +15,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,10 +72,8 @@ class PretrainingData:
         self.targets = [_bank_targets(bank, scenes) for bank in self.banks]
         self.bank_rows = [trimmed(table.rows(Tokenizer()(list(bank.prompts.values())))) for bank in self.banks]
         self.single = np.array([number for number, scene in enumerate(scenes) if len(scene.things) == 1])
-        self.groups = [
-            _groups(scenes, lambda s: (s.domain, s.background)),
-            _groups(scenes, lambda s: (s.domain, s.kinds()[0])),
-        ]
+        keys = (lambda s: (s.domain, s.background), lambda s: (s.domain, s.kinds()[0]))
+        self.groups = [_groups(scenes, key, recipe.batch // 8) for key in keys]
 
     @staticmethod
     def _captions(scenes: list[Scene], recipe: Recipe, table: WordTable) -> Tensor:
@@ -105,11 +104,12 @@ class PretrainingData:
         return np.concatenate([rng.choice(part, recipe.batch // len(parts)) for part in parts])
 
 
-def _groups(scenes: list[Scene], key) -> list[np.ndarray]:
+def _groups(scenes: list[Scene], key: Callable, smallest: int) -> list[np.ndarray]:
+    """Numbers of the scenes that share a key, groups of fewer than `smallest` left out."""
     members: dict = {}
     for number, scene in enumerate(scenes):
         members.setdefault(key(scene), []).append(number)
-    return [np.array(numbers) for numbers in members.values() if len(numbers) >= 32]
+    return [np.array(numbers) for numbers in members.values() if len(numbers) >= smallest]
 
 
 def _bank_targets(bank: Bank, scenes: list[Scene]) -> Tensor:
