@@ -1,0 +1,76 @@
+"""Seconds, rates and memory, measured so that a busy machine disturbs all ways alike."""
+
+import contextlib
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MATMUL = "matrix product"
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def alternate(ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each way: one untimed round, then `repeats` rounds in which every way runs once."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for round_number in range(repeats + 1):
+        for name, compute in ways.items():
+            gc.collect()
+            synchronise(device)
+            started = time.perf_counter()
+            compute()
+            synchronise(device)
+            if round_number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul(size: int, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Callable[[], Any], int]:
+    """A square matrix product and its operations: the rate that a machine reaches at best."""
+    left, right = torch.randn(2, size, size, device=device, dtype=dtype)
+    return lambda: left @ right, 2 * size**3
+
+
+def added_memory(compute: Callable[[], Any], device: torch.device) -> int | None:
+    """Most bytes held at once during `compute`, above what is held before; None where the system does not tell."""
+    gc.collect()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        compute()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # hands freed memory back, so that it is not counted as held
+        CLEAR.write_text("5")  # the peak starts at what is held now
+        before = _status("VmRSS")
+        compute()
+        return _status("VmHWM") - before
+    except OSError:
+        return None
+
+
+def _status(field: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the numbers belong to."""
+    name = "unknown"
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {"name": name, "device": device.type, "threads": torch.get_num_threads(), "torch": torch.__version__}
