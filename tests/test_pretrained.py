@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import share_mapper
 from context_i2w import Retriever, pretrained
-from context_i2w.checkpoints import CLIPReference, read_checkpoint
+from context_i2w.checkpoints import CLIPReference, pack_mapper, read_checkpoint, save_atomically
 from context_i2w.clip import FrozenCLIP
 from context_i2w.errors import UserError
 from context_i2w.mappers import ContextI2W, ContextI2WOptions, Pic2Word
@@ -88,6 +89,17 @@ def test_weights_of_clip_beside_the_mapper_are_found(saved, golden_clip):
     save_pretrained(folder, mapper, CLIPReference("toy", "clip.safetensors", "00"), golden_clip.sizes)
     (folder / "clip.safetensors").touch()
     assert from_pretrained(folder).clip.pretrained == str(folder / "clip.safetensors")
+
+
+def test_script_shares_a_run(tmp_path, golden_clip, monkeypatch, capsys):
+    monkeypatch.setattr("context_i2w.checkpoints.load_clip", lambda *_: golden_clip)
+    mapper = ContextI2W(golden_clip.sizes, SMALL)
+    content = pack_mapper("context-i2w", mapper, CLIPReference("tiny", "/home/me/clip.pt", None), 9)
+    save_atomically(content, tmp_path / "run" / "checkpoints" / "last.pt")
+    share_mapper.main(["--resume", str(tmp_path / "run"), "--output", str(tmp_path / "shared")])
+    found = from_pretrained(tmp_path / "shared")
+    assert (found.step, found.clip) == (9, CLIPReference("tiny", "clip.pt", golden_clip.weights_hash))
+    assert f"wrote {tmp_path / 'shared'}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

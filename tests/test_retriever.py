@@ -18,6 +18,7 @@ from context_i2w.images import ImageSource, Preparation
 from context_i2w.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.prompts import Tokenizer, fill, numbered_template, readable, template
 from context_i2w.search.pictures import PicturePreparation
+from context_i2w.weights import clip_from_openai_state
 from test_checkpoints import published_file
 
 SMALL = ContextI2WOptions(queries=2, depth=1, heads=2, head_width=8, hidden=16, gate=0.5)
@@ -302,6 +303,27 @@ def test_load_takes_run_folders_and_says_what_is_wrong(tmp_path, golden_clip):
         Retriever.load(tmp_path / "bare")
     with pytest.raises(UserError, match="neither a folder nor a hub repository"):
         Retriever.load("no/such/folder")
+
+
+def test_words_outside_a_small_vocabulary_are_named(photos, golden_clip_state):
+    """The toy CLIP lacks most words: rows that its file leaves out are NaN."""
+    state = dict(golden_clip_state)
+    table = state["token_embedding.weight"].clone()
+    table[Tokenizer().encode("giraffe")] = float("nan")
+    clip = clip_from_openai_state(state | {"token_embedding.weight": table}, "small")
+    small = Retriever(clip, ContextI2W(clip.sizes, SMALL))
+    assert small.query_features([[photos / "p0.png"]], ["red"]).isfinite().all()
+    with pytest.raises(UserError, match="small does not know 'giraffe'"):
+        small.query_features([[photos / "p0.png"]], ["with a giraffe"])
+
+
+def test_a_second_mapper_shares_the_clip(checkpoint, tmp_path, golden_clip_state, golden_mapper_state):
+    first = Retriever.load(checkpoint, device="cpu")
+    assert first.beside(checkpoint).clip is first.clip
+    state = {name: tensor + 1 if name == "logit_scale" else tensor for name, tensor in golden_clip_state.items()}
+    other = published_file(tmp_path / "other.pt", state, golden_mapper_state)
+    with pytest.raises(UserError, match="another CLIP"):
+        first.beside(other)
 
 
 def test_prompts_are_the_benchmarks(retriever, photos):

@@ -23,11 +23,12 @@ tags:
 
 # {title}
 
-A [{method}]({paper}) mapping network: it turns a reference image{context} into one pseudo-word token, which CLIP's
-text tower reads in place of a word. {parameters:,} parameters, trained for {steps} steps.
+A [{method}]({paper}) mapping network for composed image retrieval.
+It turns a reference image{context} into one pseudo-word token,
+which CLIP's text tower reads in place of a word. {parameters:,} parameters, trained for {steps} steps.
 
-CLIP is not in this repository: it is `{clip}` with weights `{weights}`, SHA-256 of the weights `{hash}`;
-loading checks it.
+CLIP is not in this repository: it is `{clip}` with weights `{weights}`. Loading checks the weights' SHA-256:
+`{hash}`
 
 ## Use
 

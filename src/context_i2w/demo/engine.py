@@ -112,11 +112,12 @@ def heat_maps(retriever: Retriever, query: Query, look: Look) -> list[HeatMap]:
 
 
 def _heat_map(title: str, crop: Image.Image, now: Tensor, before: Tensor) -> HeatMap:
+    """Colours run from the map's least to its most; the note gives both, so that a flat map is seen to be flat."""
+    low, high = now.min(), now.max()
     change = now - before
     most = change.abs().max().clamp(min=1e-6)
-    note = f"up to {now.max():.2f} × even, moved by up to {most:.2f}"
-    low = now.min() if title == "Intent View Selector" else 0.0
-    shown = (now - low) / (now.max() - low).clamp(min=1e-6)
+    note = f"{low:.2f} to {high:.2f} × even, moved by up to {most:.2f}"
+    shown = (now - low) / (high - low).clamp(min=1e-6)
     return HeatMap(title, note, overlay(crop, shown), change_overlay(crop, change / most))
 
 

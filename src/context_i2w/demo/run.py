@@ -20,7 +20,7 @@ from context_i2w.search.index import Index
 from context_i2w.weights import TOY_MODEL
 
 PROMPTS = ["a sketch of [*]", "a photo of [*] on a beach", "with a dog"]
-TOY_PROMPTS = ["a cartoon of [*]", "a photo of [*] at night", "is blue"]
+TOY_PROMPTS = ["a photo of [*] at night", "is blue", "with a car"]
 TOY_IMAGES = "cirr"
 EXAMPLES = 3  # references taken if none is named
 
