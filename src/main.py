@@ -10,15 +10,13 @@ Go on with the newest run:
     python src/main.py --resume auto
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
-import torch
-
-from context_i2w.distributed import launch, started_by_launcher
 from context_i2w.errors import exit_on_user_error
 from context_i2w.settings import parse, run_settings
-from context_i2w.train_run import RunSettings, train
+from context_i2w.train_run import train_in_processes
 
 
 @exit_on_user_error
@@ -29,19 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         train_and_report(args)
         return
-    settings = run_settings(args)
-    processes = args.processes or (torch.cuda.device_count() if args.device is None else 1)
-    if processes > 1 and not started_by_launcher():
-        launch(train, processes, settings)
-    else:
-        _train_here(settings)
-
-
-def _train_here(settings: RunSettings) -> None:
-    folder = train(settings)
+    folder = train_in_processes(run_settings(args), args.processes)
     if folder is None:
         sys.exit(130)
-    print(f"trained: {folder}; evaluate it with `python src/eval_retrieval.py --eval-mode cirr --resume {folder}`")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"trained: {folder}; evaluate it with `python src/eval_retrieval.py --eval-mode cirr --resume {folder}`")
 
 
 if __name__ == "__main__":

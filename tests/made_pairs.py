@@ -94,3 +94,18 @@ def png_bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
     pixels = zlib.compress(bytes(20_000 // 8 + 1) * 20)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def write_tiny_clip(path: Path) -> Path:
+    """Random weights of the toy CLIP's sizes, whose word table is whole: for `--model toy --pretrained FILE`."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    from context_i2w.weights import TOY_FOLDER
+
+    torch.manual_seed(0)
+    open_clip.add_model_config(TOY_FOLDER / "toy_clip.json")
+    state = open_clip.create_model("toy_clip", pretrained=None).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return path

@@ -22,7 +22,7 @@ class FixedSource:
     """The same made-up batches in every run."""
 
     def __init__(self, batches: list[Batch]):
-        self.all, self.batches, self.batch_size = batches, len(batches), batches[0].size
+        self.all, self.batches, self.batch_size, self.order = batches, len(batches), batches[0].size, "fixed"
 
     def epoch(self, epoch: int, start: int = 0):
         return iter(self.all[start:])

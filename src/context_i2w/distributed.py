@@ -1,14 +1,25 @@
 """Processes of one training run: who am I, gather features, one process writes. Works without a process group too."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+
+from context_i2w.errors import UserError
+
+FAILURES = (mp.ProcessRaisedException, mp.ProcessExitedException)
+GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,9 @@ def join(device: str | None = None) -> Process:
     chosen = torch.device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if world > 1:
+    if world > 1:  # others may wait for hours while the first process caches features
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(minutes=30))
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(days=1))
     return Process(rank, world, chosen)
 
 
@@ -53,10 +64,25 @@ def barrier() -> None:
         dist.barrier()
 
 
-def launch(run: Callable[..., None], processes: int, *args) -> None:
-    """Runs `run(*args)` in so many processes of this machine; one that fails ends the others, with its message."""
-    port = _free_port()
-    mp.start_processes(_started, args=(run, processes, port, args), nprocs=processes, start_method="spawn")
+def launch(run: Callable[..., Any], processes: int, *args) -> Any:
+    """Runs `run(*args)` in so many processes of this machine and returns what the first of them returns.
+
+    A process that fails ends the others, and its error is raised here, a UserError as such. SIGINT and SIGTERM are
+    passed on, for the processes to end by themselves; None is returned if they had not begun yet.
+    """
+    reports = mp.get_context("spawn").SimpleQueue()
+    started = mp.start_processes(
+        _started, (run, processes, _free_port(), reports, args), processes, join=False, start_method="spawn"
+    )
+    with _passing_signals_on(started.processes) as passed:
+        try:
+            while not started.join(grace_period=GRACE):
+                pass
+        except FAILURES as error:
+            if passed:
+                return None
+            raise _cause(error, reports) from None
+    return reports.get()
 
 
 def started_by_launcher() -> bool:
@@ -94,20 +120,63 @@ def sum_over_processes(values: list[float]) -> list[float]:
     return total.tolist()
 
 
-def _started(local_rank: int, run: Callable[..., None], processes: int, port: int, args: tuple) -> None:
+def gather_objects(value: Any) -> list[Any]:
+    """The (small, picklable) values of all processes, in order of rank."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _started(rank: int, run: Callable[..., Any], processes: int, port: int, reports: Any, args: tuple) -> None:
     os.environ.update(
-        RANK=str(local_rank),
-        LOCAL_RANK=str(local_rank),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
         WORLD_SIZE=str(processes),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    run(*args)
+    torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
+    try:
+        result = run(*args)
+    except UserError as error:
+        reports.put(error)
+        sys.exit(2)
+    except Exception:
+        reports.put(RuntimeError(f"process {rank} of {processes} failed:\n{traceback.format_exc()}"))
+        sys.exit(1)
+    if rank == 0:
+        reports.put(result)
+
+
+def _cause(error: Exception, reports: Any) -> Exception:
+    """What to raise for a failed process: its own report came first, then those of others that missed it."""
+    if isinstance(error, mp.ProcessExitedException) and error.exit_code < 0:
+        return UserError(f"process {error.error_index} was ended by {error.signal_name}; if nobody did, memory ran out")
+    return error if reports.empty() else reports.get()
+
+
+@contextlib.contextmanager
+def _passing_signals_on(processes: list) -> Iterator[list[int]]:
+    """Hands SIGINT and SIGTERM to the processes; the list fills with those received."""
+    received: list[int] = []
+
+    def pass_on(number: int, _) -> None:
+        received.append(number)
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,22 +20,26 @@ LAST = "last.pt"
 class RunFolder:
     """`logs/<run>/` with config.json, metrics.jsonl, TensorBoard's events and checkpoints/."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any], resumed_step: int | None):
+    def __init__(self, path: Path, config: Mapping[str, Any], resumed_step: int | None, wandb: str | None = None):
+        """config: written to config.json; resumed_step: None for a new run; wandb: project of Weights & Biases."""
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._forget_after(resumed_step or 0)
         if resumed_step is None:
             (path / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
-        else:
-            self._forget_after(resumed_step)
         self.metrics = open(path / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115 (open for the whole run)
         self.writer = SummaryWriter(str(path), purge_step=resumed_step)
+        self.tracker = open_wandb(wandb, path, config) if wandb else None
 
     def log(self, step: int, **scalars: float) -> None:
-        """One line of metrics.jsonl and the same scalars for TensorBoard."""
+        """One line of metrics.jsonl and the same scalars for TensorBoard and, if asked for, Weights & Biases."""
         self.metrics.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self.writer.add_scalar(f"train/{name}", value, step)
+        named = {name if "/" in name else f"train/{name}": value for name, value in scalars.items()}
+        for name, value in named.items():
+            self.writer.add_scalar(name, value, step)
+        if self.tracker:
+            self.tracker.log(named, step=step)
 
     def save(self, content: Mapping[str, Any], epoch: int | None = None, keep: int = 0) -> Path:
         """Writes checkpoints/last.pt and, at an epoch's end, epoch_N.pt; of those the newest `keep` stay (0: all)."""
@@ -52,12 +57,17 @@ class RunFolder:
     def close(self) -> None:
         self.metrics.close()
         self.writer.close()
+        if self.tracker:
+            self.tracker.finish()
 
     def _link_last(self, path: Path) -> None:
         """last.pt becomes another name of the same file: no second copy on disk."""
         temporary = self.checkpoints / f".{LAST}.tmp"
         temporary.unlink(missing_ok=True)
-        os.link(path, temporary)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
         os.replace(temporary, self.checkpoints / LAST)
 
     def _forget_after(self, step: int) -> None:
@@ -68,14 +78,28 @@ class RunFolder:
             path.write_text("".join(line + "\n" for line in lines))
 
 
+def open_wandb(project: str, path: Path, config: Mapping[str, Any]) -> Any:
+    """A run of Weights & Biases that bears the folder's name, gone on with if there is one.
+
+    Raises UserError if the package is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--wandb: the package is not installed; `pip install wandb`, or leave --wandb out") from None
+    return wandb.init(project=project, name=path.name, id=path.name, dir=str(path), config=dict(config), resume="allow")
+
+
 class StopSignal:
-    """Remembers Ctrl-C or SIGTERM, so that the step ends and the run is saved; a second Ctrl-C ends at once."""
+    """Remembers Ctrl-C, SIGTERM or SIGUSR1: the step ends and the run is saved. A second Ctrl-C ends at once."""
 
     def __init__(self):
         self.received: str | None = None
+        self.interrupts = 0
 
     def __enter__(self) -> "StopSignal":
-        self._before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._on_signal) for number in numbers}
         return self
 
     def __exit__(self, *_) -> None:
@@ -83,9 +107,10 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, _) -> None:
-        if self.received and number == signal.SIGINT:
+        self.interrupts += number == signal.SIGINT
+        if self.interrupts == 2:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        self.received = self.received or signal.Signals(number).name
 
 
 def newest_checkpoint(logs: Path) -> Path | None:
@@ -99,9 +124,7 @@ def checkpoint_to_resume(resume: str, logs: Path) -> Path:
     if resume == "auto":
         path = newest_checkpoint(logs)
         if path is None:
-            raise UserError(
-                f"--resume auto: no run with a checkpoint under {logs}/; start one without --resume"
-            )
+            raise UserError(f"--resume auto: no run with a checkpoint under {logs}/; start one without --resume")
         return path
     path = Path(resume)
     return path / "checkpoints" / LAST if path.is_dir() else path

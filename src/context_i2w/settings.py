@@ -10,9 +10,11 @@ import torch
 from context_i2w.command_line import Parser
 from context_i2w.data.feature_cache import CacheOptions
 from context_i2w.data.pairs import ListColumns
+from context_i2w.data.shards import ShardOptions
 from context_i2w.errors import UserError
 from context_i2w.mappers import MAPPERS
 from context_i2w.optim import OptimOptions
+from context_i2w.periodic_evaluation import EvaluationOptions
 from context_i2w.train_run import RunSettings
 from context_i2w.training import PRECISIONS, TRAINING_TEXTS, TrainOptions
 
@@ -74,6 +76,9 @@ def run_settings(args: argparse.Namespace, **toy: Any) -> RunSettings:
         save_frequency=args.save_frequency,
         save_minutes=args.save_minutes,
         keep=args.keep,
+        shards=ShardOptions(args.train_samples, args.shuffle),
+        evaluation=EvaluationOptions(args.evaluate_every, tuple(args.evaluate.split(",")), args.data_root),
+        wandb=args.wandb,
     )
 
 
@@ -91,12 +96,16 @@ def _mapper_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _data(group) -> None:
-    group.add_argument("--train-data", metavar="LIST", help="tab-separated list of training pairs")
+    group.add_argument("--train-data", metavar="LIST|SHARDS", help="tab-separated list, or WebDataset shards")
     group.add_argument("--val-data", metavar="LIST", help="held-out list, for a validation loss after each epoch")
     group.add_argument("--image-column", default="filepath", metavar="NAME", help="column of the image files")
     group.add_argument("--caption-column", default="title", metavar="NAME", help="column of the captions")
     group.add_argument("--masked-column", default="masked_title", metavar="NAME", help="column of the masked captions")
     group.add_argument("--separator", default="\t", metavar="CHAR", help="what stands between columns")
+    group.add_argument(
+        "--train-samples", type=int, metavar="N", help="in the shards, if no sizes.json or _stats.json tells"
+    )
+    group.add_argument("--shuffle", type=int, default=8192, metavar="N", help="samples of shards shuffled at a time")
     group.add_argument("--max-broken", type=float, default=0.1, metavar="SHARE", help="broken pairs that stop the run")
     group.add_argument("--feature-cache", metavar="DIR", help="keep CLIP's features here; later epochs read them")
     group.add_argument("--cache-precision", choices=("fp16", "int8"), default="fp16", help="of cached image tokens")
@@ -152,3 +161,7 @@ def _run(group) -> None:
     group.add_argument("--save-frequency", type=int, default=1, metavar="EPOCHS", help="epochs between checkpoints")
     group.add_argument("--save-minutes", type=float, default=30, metavar="MIN", help="save at least this often")
     group.add_argument("--keep", type=int, default=0, metavar="K", help="epoch checkpoints kept; 0: all")
+    group.add_argument("--evaluate-every", type=int, default=0, metavar="EPOCHS", help="evaluate benchmarks; 0: never")
+    group.add_argument("--evaluate", default="cirr,fashion", metavar="TASKS", help="benchmarks of --evaluate-every")
+    group.add_argument("--data-root", metavar="DIR", help="the benchmarks' data; data if left out")
+    group.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too")

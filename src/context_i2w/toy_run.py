@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.distributed import launch
 from context_i2w.evaluation import Result, evaluate
 from context_i2w.evaluation_setup import load_models
 from context_i2w.mappers import MAPPERS
@@ -17,7 +16,7 @@ from context_i2w.run_folder import LAST
 from context_i2w.settings import run_settings
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, VALIDATION_LIST
-from context_i2w.train_run import RunSettings, train
+from context_i2w.train_run import RunSettings, train_in_processes
 from context_i2w.weights import load_clip
 
 TOY_ROOT = Path("data/toy")
@@ -39,11 +38,7 @@ def train_and_report(args: argparse.Namespace) -> None:
     print(f"toy world: small drawn pictures and a tiny CLIP, to see the code work; for CC3M: {CC3M_COMMAND}")
     world = make_toy_world(TOY_ROOT)
     settings = toy_settings(args, world)
-    if (args.processes or 1) > 1:
-        launch(train, args.processes, settings)
-        folder = Path(settings.logs) / settings.name
-    else:
-        folder = train(settings)
+    folder = train_in_processes(settings, args.processes or 1)
     if folder is None:
         sys.exit(130)
     results = evaluate_tasks(folder, world / "test", args.device)

@@ -1,5 +1,6 @@
 """One training run from its settings: data, mapper, loop, folder. Runs in each process of the run."""
 
+import math
 import shlex
 import sys
 import time
@@ -20,15 +21,16 @@ from context_i2w.checkpoints import (
     pack_mapper,
     read_checkpoint,
 )
-from context_i2w.data.feature_cache import CacheOptions, open_cache
-from context_i2w.data.pairs import ImagePairs, ListColumns, read_pair_list
-from context_i2w.data.source import ListSource, PairSource
-from context_i2w.distributed import Process, barrier, join, leave, sum_over_processes
+from context_i2w.data.feature_cache import CacheOptions
+from context_i2w.data.pairs import ListColumns
+from context_i2w.data.shards import ShardOptions
+from context_i2w.distributed import Process, gather_objects, join, launch, leave, started_by_launcher
 from context_i2w.errors import UserError
-from context_i2w.images import Preparation
 from context_i2w.mappers import MAPPERS
 from context_i2w.optim import OptimOptions
-from context_i2w.run_folder import RunFolder, StopSignal, checkpoint_to_resume
+from context_i2w.periodic_evaluation import EvaluationOptions, PeriodicEvaluation
+from context_i2w.run_folder import LAST, RunFolder, StopSignal, checkpoint_to_resume
+from context_i2w.train_data import TrainData
 from context_i2w.training import Stopwatch, Trainer, TrainOptions
 from context_i2w.weights import load_clip
 
@@ -59,10 +61,25 @@ class RunSettings:
     save_frequency: int = 1  # epochs
     save_minutes: float = 30.0
     keep: int = 0  # epoch checkpoints; 0 keeps all
+    shards: ShardOptions = field(default_factory=ShardOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    wandb: str | None = None  # project
+
+
+def train_in_processes(settings: RunSettings, processes: int | None) -> Path | None:
+    """`train` in so many processes of this machine; None: one for each visible GPU, or just one.
+
+    A process that torchrun or SLURM's script started is one of several already and trains as such.
+    """
+    if processes is None:
+        processes = torch.cuda.device_count() if settings.device is None else 1
+    if processes > 1 and not started_by_launcher():
+        return launch(train, processes, settings)
+    return train(settings)
 
 
 def train(settings: RunSettings) -> Path | None:
-    """Trains and returns the run's folder, or None if the run was stopped before its end.
+    """Trains and returns the run's folder, in every process; None if the run was stopped before its end.
 
     Raises UserError for data, checkpoints or options that do not fit.
     """
@@ -84,23 +101,22 @@ class _Run:
         torch.manual_seed(settings.train.seed)
         options = options_from(settings.mapper, settings.mapper_options, "--mapper-option")
         mapper = MAPPERS[settings.mapper](self.clip.sizes, options).to(process.device)
-        self.trainer = Trainer(
-            self.clip,
-            mapper,
-            self._source(settings.train_data, crop=settings.crop, cache=settings.feature_cache),
-            settings.train,
-            settings.optim,
-            process,
-            settings.compiled,
-        )
+        train = settings.train
+        data = TrainData(settings.columns, self.clip, train.batch_size, train.seed, process, settings.workers)
+        source = data.open(settings.train_data, settings.crop, settings.feature_cache, settings.cache, settings.shards)
+        self.trainer = Trainer(self.clip, mapper, source, train, settings.optim, process, settings.compiled)
         self.validation = None
         if settings.val_data:
-            self.validation = self._source(settings.val_data, crop=False, cache=None)
+            self.validation = data.open(settings.val_data, False, None, settings.cache, ShardOptions())
+        self.evaluation = None
+        if settings.evaluation.every and process.is_first:
+            self.evaluation = PeriodicEvaluation(settings.evaluation, self.clip)
         if resumed:
             self._check_same(resumed)
             mapper.load_state_dict(resumed.build_mapper(self.clip.sizes).state_dict())
             self.trainer.restore(resumed.content["training"])
         self.folder = self._make_folder(resumed) if process.is_first else None
+        self.path = gather_objects(self.folder and self.folder.path)[0]
         self.last_save = time.monotonic()
 
     def train(self) -> Path | None:
@@ -108,44 +124,22 @@ class _Run:
         watch = Stopwatch()
         with StopSignal() as stop, self._bar(state.step) as bar:
 
-            def on_step(loss: Tensor) -> bool:
+            def on_step(loss: Tensor | None) -> bool:
                 watch.add(trainer.global_batch)
                 bar.update()
                 if state.step % self.settings.log_every == 0 or state.step == trainer.total_steps:
                     self._log(bar, loss, watch)
-                self._save_in_time()
-                return self._agreed(stop)
+                return self._look_around(stop, loss)
 
             trainer.run(on_step, self._after_epoch)
         finished = state.epoch >= self.settings.train.epochs
-        if self.folder is None:
-            return None
-        if not finished:
-            path = self.folder.save(self._content())
-            print(
-                f"stopped by {stop.received} at step {state.step}; go on with:\n  {_command(path)}",
-                file=sys.stderr,
-            )
-        self.folder.close()
-        return self.folder.path if finished else None
-
-    def _source(self, path: str, crop: bool, cache: str | None) -> PairSource:
-        settings, clip = self.settings, self.clip
-        pairs = read_pair_list(path, settings.columns)
-        preparation = Preparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
-        crop = crop and (cache is None or settings.cache.crops > 0)
-        rows = ImagePairs(pairs, preparation, crop, settings.train.seed, clip.sizes.context_length)
-        workers = settings.workers
-        if cache is not None:
-            first = self.process.is_first
-            if not first:
-                barrier()  # the first process writes the features, the others read them
-            rows = open_cache(cache, rows, clip, settings.cache, workers=workers, write=first)
-            if first:
-                barrier()
-            workers = 0
-        size = settings.train.batch_size
-        return ListSource(rows, len(pairs), size, settings.train.seed, self.process, workers)
+        if self.folder:
+            if not finished:
+                path = self.folder.save(self._content())
+                reason = f"stopped by {stop.received or 'another process'} at step {state.step}"
+                print(f"{reason}; go on with:\n  {_command(path)}", file=sys.stderr)
+            self.folder.close()
+        return self.path if finished else None
 
     def _read_resumed(self) -> Checkpoint | None:
         settings = self.settings
@@ -168,15 +162,13 @@ class _Run:
 
     def _make_folder(self, resumed: Checkpoint | None) -> RunFolder:
         settings = self.settings
-        path = Path(settings.logs) / (
-            settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.mapper}"
-        )
+        path = Path(settings.logs) / (settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.mapper}")
         if resumed and resumed.path.parent.name == "checkpoints":
             path = resumed.path.parent.parent
-        elif path.exists():
+        elif (path / "checkpoints" / LAST).exists():
             raise UserError(f"{path} exists already; choose another --name, or go on with --resume {path}")
         config = asdict(settings) | {"command": _command(None), "torch": torch.__version__}
-        return RunFolder(path, config, resumed.step if resumed else None)
+        return RunFolder(path, config, resumed.step if resumed else None, settings.wandb)
 
     def _bar(self, done: int) -> tqdm:
         total = self.trainer.total_steps
@@ -189,30 +181,37 @@ class _Run:
             disable=not self.process.is_first,
         )
 
-    def _log(self, bar: tqdm, loss: Tensor, watch: Stopwatch) -> None:
-        value, rate = loss.item(), watch.read()
-        if value != value:
-            raise UserError(
-                f"the loss is not a number at step {self.trainer.state.step}; lower --lr, or train with --precision "
-                "bf16 or fp32; the last checkpoint in the run's folder is from before"
-            )
+    def _log(self, bar: tqdm, loss: Tensor | None, watch: Stopwatch) -> None:
+        rate = watch.read()
+        if loss is None:  # every pair of the batch was broken
+            return
+        value = self._checked(loss)
         bar.set_postfix(loss=f"{value:.4f}", images_per_s=f"{rate:.0f}")
         if self.folder:
             lr = self.trainer.optimizer.param_groups[0]["lr"]
             self.folder.log(self.trainer.state.step, loss=value, lr=lr, images_per_second=round(rate, 1))
 
-    def _agreed(self, stop: StopSignal) -> bool:
-        """Whether to stop; several processes must do so at the same step, and ask one another every tenth."""
-        if self.process.world == 1:
-            return stop.received is not None
-        if self.trainer.state.step % 10:
-            return False
-        return sum_over_processes([float(stop.received is not None)])[0] > 0
+    def _checked(self, loss: Tensor) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {self.trainer.state.step}; lower --lr, or train with --precision bf16 or "
+                "fp32; the last checkpoint in the run's folder is from before"
+            )
+        return value
 
-    def _save_in_time(self) -> None:
-        if self.folder and time.monotonic() - self.last_save > 60 * self.settings.save_minutes:
-            self.folder.save(self._content())
+    def _look_around(self, stop: StopSignal, loss: Tensor | None) -> bool:
+        """Saves if it is time to; returns whether to stop. Processes do both at the same step: every tenth they ask."""
+        if self.process.world > 1 and self.trainer.state.step % 10:
+            return False
+        is_time = time.monotonic() - self.last_save > 60 * self.settings.save_minutes
+        told = gather_objects((stop.received is not None, is_time))
+        self.trainer.share_broken()
+        if told[0][1]:  # by the first process's clock
             self.last_save = time.monotonic()
+            if self.folder and (loss is None or self._checked(loss)):
+                self.folder.save(self._content())
+        return any(stopped for stopped, _ in told)
 
     def _after_epoch(self) -> None:
         settings, state = self.settings, self.trainer.state
@@ -221,14 +220,14 @@ class _Run:
             scalars["validation_loss"] = self.trainer.validate(self.validation.epoch(0))
         if self.folder is None:
             return
+        if self.evaluation and self.evaluation.is_due(state.epoch):
+            scalars |= self.evaluation.scalars(self.trainer.mapper)
+        if state.broken:
+            scalars["broken_pairs"] = sum(state.broken.values())
+            reasons = ", ".join(f"{kind}: {count}" for kind, count in state.broken.most_common(8))
+            tqdm.write(f"epoch {state.epoch}: {scalars['broken_pairs']} broken pairs so far ({reasons})", sys.stderr)
         if scalars:
             self.folder.log(state.step, **scalars)
-        if state.broken:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in state.broken.most_common(8))
-            tqdm.write(
-                f"epoch {state.epoch}: {sum(state.broken.values())} broken pairs so far ({reasons})",
-                sys.stderr,
-            )
         if state.epoch % settings.save_frequency == 0 or state.epoch == settings.train.epochs:
             self.folder.save(self._content(), state.epoch, settings.keep)
             self.last_save = time.monotonic()

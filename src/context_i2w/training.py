@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from context_i2w.clip import FrozenCLIP, ImageFeatures
 from context_i2w.data.pairs import Batch
 from context_i2w.data.source import PairSource
-from context_i2w.distributed import Process, gather_with_gradient, sum_over_processes
+from context_i2w.distributed import Process, gather_objects, gather_with_gradient
 from context_i2w.errors import UserError
 from context_i2w.losses import contrastive_loss
 from context_i2w.mappers import Mapper
@@ -23,6 +23,7 @@ from context_i2w.prompts import PLACEHOLDER_ID, Tokenizer, template
 TRAINING_PROMPT = "a photo of [*]"
 TRAINING_TEXTS = ("published", "caption", "mixed")
 PRECISIONS = ("fp32", "amp", "bf16")
+FEW_PAIRS = 1000  # the share of broken ones is judged from so many on, or at the end of an epoch
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,7 @@ class TrainOptions:
 
     epochs: int = 30
     batch_size: int = 128  # of each process
-    accumulate: int = (
-        1  # parts that a process's batch is split into, to save memory; the update stays the same
-    )
+    accumulate: int = 1  # parts that a process's batch is split into, to save memory; the update stays the same
     precision: str = "fp32"  # "amp" is float16 with a gradient scaler on a GPU, bfloat16 on the CPU
     training_text: str = "published"
     seed: int = 0
@@ -50,7 +49,7 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     samples: int = 0  # of the epoch, over all processes
-    broken: Counter = field(default_factory=Counter)
+    broken: Counter = field(default_factory=Counter)  # over all processes, up to the last `share_broken`
 
 
 class Trainer:
@@ -69,29 +68,27 @@ class Trainer:
         self.clip, self.mapper, self.source = clip, mapper, source
         self.options, self.optim, self.process = options, optim, process or Process()
         self.state = TrainState()
+        self.newly_broken: Counter = Counter()  # of this process alone, not shared yet
         self.optimizer = make_optimizer(mapper, optim)
         self.total_steps = options.epochs * source.batches
         self.forward: nn.Module = torch.compile(mapper) if compiled else mapper
         if self.process.world > 1:
             self.forward = nn.parallel.DistributedDataParallel(self.forward)
         on_gpu = self.process.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(
-            self.process.device.type, enabled=options.precision == "amp" and on_gpu
-        )
+        self.scaler = torch.amp.GradScaler(self.process.device.type, enabled=options.precision == "amp" and on_gpu)
         low = torch.float16 if options.precision == "amp" and on_gpu else torch.bfloat16
-        self.autocast = lambda: torch.autocast(
-            self.process.device.type, low, enabled=options.precision != "fp32"
-        )
+        self.autocast = lambda: torch.autocast(self.process.device.type, low, enabled=options.precision != "fp32")
         self.prompt_ids = Tokenizer(clip.sizes.context_length)([template(TRAINING_PROMPT)])
 
     @property
     def global_batch(self) -> int:
         return self.source.batch_size * self.process.world
 
-    def run(self, on_step: Callable[[float], bool], on_epoch: Callable[[], None]) -> None:
+    def run(self, on_step: Callable[[Tensor | None], bool], on_epoch: Callable[[], None]) -> None:
         """Trains to the end of the last epoch, from wherever the state is.
 
-        on_step gets each step's loss as a tensor and returns True to stop; on_epoch is called after each epoch.
+        on_step gets what `step` returns and returns True to stop; on_epoch is called after each epoch.
+        Raises UserError if more pairs are broken than the options allow.
         """
         self.mapper.train()
         while self.state.epoch < self.options.epochs:
@@ -100,38 +97,57 @@ class Trainer:
                 if on_step(loss):
                     return
             self.state.epoch, self.state.samples = self.state.epoch + 1, 0
-            self._check_broken()
+            self.share_broken(few=1)
             on_epoch()
             self.mapper.train()
 
-    def step(self, batch: Batch) -> Tensor:
-        """One update from this process's part of the global batch; returns the global batch's loss."""
+    def step(self, batch: Batch) -> Tensor | None:
+        """One update from this process's part of the global batch; returns the global batch's loss.
+
+        A batch may be smaller than others, even empty, where pairs were broken. If nothing is left of it in any
+        process, the mapper stays as it is and None is returned.
+        """
         state = self.state
-        state.broken.update(reason for _, reason in batch.broken)
-        set_learning_rate(
-            self.optimizer, learning_rate(state.step, self.optim.lr, self.optim.warmup, self.total_steps)
-        )
+        self.newly_broken.update(kind for _, kind in batch.broken)
+        set_learning_rate(self.optimizer, learning_rate(state.step, self.optim.lr, self.optim.warmup, self.total_steps))
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if loss is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         state.step += 1
         state.samples += self.global_batch
         return loss
 
     @torch.no_grad()
     def validate(self, batches: Iterator[Batch]) -> float:
-        """Mean loss of the mapper in evaluation mode over held-out batches (the published training text)."""
+        """Mean loss of the mapper in evaluation mode over held-out global batches (the published training text)."""
         self.mapper.eval()
         total = count = 0.0
         for batch in batches:
             with self.autocast():
-                image, condition = self._features(batch)
-                text = self.clip.compose(self.prompt_ids, self.mapper(condition, image))
-            loss = contrastive_loss(image.embedding, text, self.clip.logit_scale)
-            total, count = total + float(loss) * batch.size, count + batch.size
-        total, count = sum_over_processes([total, count])
+                image, text = self._embeddings(batch, self.mapper, lambda ids: self.prompt_ids)
+            images, texts = gather_with_gradient(image), gather_with_gradient(text)
+            if len(images):
+                loss = contrastive_loss(images, texts, self.clip.logit_scale)
+                total, count = total + float(loss) * len(images), count + len(images)
         return total / max(count, 1)
+
+    def share_broken(self, few: int = FEW_PAIRS) -> None:
+        """Adds up what all processes found broken.
+
+        Raises UserError if its share is more than the options allow, after `few` pairs or more.
+        """
+        for found in gather_objects(self.newly_broken):
+            self.state.broken.update(found)
+        self.newly_broken = Counter()
+        broken, seen = sum(self.state.broken.values()), self.state.step * self.global_batch
+        if seen >= few and broken / seen > self.options.max_broken:
+            reasons = ", ".join(f"{kind}: {count}" for kind, count in self.state.broken.most_common(3))
+            raise UserError(
+                f"{broken} of {seen} training pairs were broken, more than --max-broken {self.options.max_broken} "
+                f"({reasons}); mend the data or raise the bound"
+            )
 
     def saved(self) -> dict[str, Any]:
         """State for a checkpoint, in types that load safely."""
@@ -140,6 +156,7 @@ class Trainer:
             "epoch": self.state.epoch,
             "samples": self.state.samples,
             "broken": dict(self.state.broken),
+            "order": self.source.order,
             "global_batch": self.global_batch,
             "total_steps": self.total_steps,
             "seed": self.options.seed,
@@ -154,7 +171,8 @@ class Trainer:
 
         Raises UserError if data order or schedule would differ from the run that was saved.
         """
-        now = {"global_batch": self.global_batch, "total_steps": self.total_steps, "seed": self.options.seed}
+        now = {"order": self.source.order, "global_batch": self.global_batch}
+        now |= {"total_steps": self.total_steps, "seed": self.options.seed}
         for name, value in now.items():
             if saved[name] != value:
                 raise UserError(
@@ -165,8 +183,8 @@ class Trainer:
         self.scaler.load_state_dict(saved["scaler"])
         self.state = TrainState(saved["step"], saved["epoch"], saved["samples"], Counter(saved["broken"]))
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Gradients of the global loss; the batch goes through in `accumulate` parts.
+    def _backward(self, batch: Batch) -> Tensor | None:
+        """Gradients of the global loss; the batch goes through in `accumulate` parts. None if no pair is left.
 
         The contrastive loss needs all features at once, so with several parts they are computed first without
         gradients, then the loss's gradient with respect to them is carried back part by part.
@@ -174,36 +192,43 @@ class Trainer:
         parts = _split(batch, self.options.accumulate)
         if len(parts) == 1:
             image, text = self._compose(parts[0], 0)
-            loss = self._global_loss(image, text)
-            self.scaler.scale(loss * self.process.world).backward()  # DDP averages over processes
-            return loss.detach()
+            return self._backward_of_loss(image, text)
         with torch.no_grad():
             pairs = [self._compose(part, number) for number, part in enumerate(parts)]
         image = torch.cat([i for i, _ in pairs])
         text = torch.cat([t for _, t in pairs]).requires_grad_()
-        loss = self._global_loss(image, text)
-        self.scaler.scale(loss * self.process.world).backward()
-        for number, (part, gradient) in enumerate(
-            zip(parts, text.grad.split([p.size for p in parts]), strict=True)
-        ):
+        loss = self._backward_of_loss(image, text)
+        for number, (part, gradient) in enumerate(zip(parts, text.grad.split([p.size for p in parts]), strict=True)):
             last = number == len(parts) - 1
             with self._no_sync(not last):
                 self._compose(part, number)[1].backward(gradient)
-        return loss.detach()
+        return loss
 
-    def _global_loss(self, image: Tensor, text: Tensor) -> Tensor:
-        return contrastive_loss(
-            gather_with_gradient(image), gather_with_gradient(text), self.clip.logit_scale
-        )
+    def _backward_of_loss(self, image: Tensor, text: Tensor) -> Tensor | None:
+        images, texts = gather_with_gradient(image), gather_with_gradient(text)
+        if len(images) == 0:
+            text.sum().backward()  # zeros; processes meet here, whether they have pairs or not
+            return None
+        loss = contrastive_loss(images, texts, self.clip.logit_scale)
+        self.scaler.scale(loss * self.process.world).backward()  # DDP averages over processes
+        return loss.detach()
 
     def _compose(self, batch: Batch, part: int) -> tuple[Tensor, Tensor]:
         """Image embeddings and composed text features [B, E]; the same random numbers whenever it is called."""
         seed_step(self.options.seed, self.state.step, self.process.rank * self.options.accumulate + part)
         with self.autocast():
-            image, condition = self._features(batch)
-            words = self.forward(condition, image)
-            text = self.clip.compose(self._prompts(batch.condition_ids), words)
-        return image.embedding, text
+            return self._embeddings(batch, self.forward, self._prompts)
+
+    def _embeddings(
+        self, batch: Batch, mapper: Callable[..., Tensor], prompts: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        if batch.size == 0:  # DDP wants a forward pass all the same: of one pair, of which nothing is kept
+            size = self.clip.sizes.image_size
+            blank = Batch(self.prompt_ids, images=torch.zeros(1, 3, size, size))
+            image, text = self._embeddings(blank, mapper, prompts)
+            return image[:0], text[:0]
+        image, condition = self._features(batch)
+        return image.embedding, self.clip.compose(prompts(batch.condition_ids), mapper(condition, image))
 
     def _features(self, batch: Batch) -> tuple[ImageFeatures, Tensor | None]:
         device = self.process.device
@@ -234,16 +259,6 @@ class Trainer:
             return self.forward.no_sync()
         return contextlib.nullcontext()
 
-    def _check_broken(self) -> None:
-        broken = sum(self.state.broken.values())
-        seen = max(self.state.step * self.source.batch_size, 1)
-        if broken / seen > self.options.max_broken:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.state.broken.most_common(3))
-            raise UserError(
-                f"{broken} of {seen} training pairs were broken, more than --max-broken {self.options.max_broken} "
-                f"({reasons}); mend the list or raise the bound"
-            )
-
 
 def seed_step(seed: int, step: int, part: int) -> None:
     """Sets torch's random numbers (dropout) for one part of one step, so that resuming needs no random state."""
@@ -251,7 +266,7 @@ def seed_step(seed: int, step: int, part: int) -> None:
 
 
 def _split(batch: Batch, count: int) -> list[Batch]:
-    if count == 1:
+    if count == 1 or batch.size == 0:
         return [batch]
     size = -(-batch.size // count)
     return [_rows(batch, slice(i, i + size)) for i in range(0, batch.size, size)]

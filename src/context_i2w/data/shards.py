@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.pairs import Batch, TrainPreparation, make_batch
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, read_samples, shard_sizes
 from context_i2w.data.shard_plan import Piece, ShardPlan
-from context_i2w.data.source import ignore_stop_signals
+from context_i2w.data.source import make_loader
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.prompts import Tokenizer
@@ -70,11 +70,8 @@ class ShardSource:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.rows.epoch, self.rows.start = epoch, start
-        parts = DataLoader(
-            self.rows, batch_size=None, num_workers=self.workers, worker_init_fn=ignore_stop_signals
-        )  # hands out one item of each worker in turn
         group = []
-        for part in parts:
+        for part in make_loader(self.rows, self.workers):  # one item of each worker in turn
             group.append(part)
             if len(group) == max(self.workers, 1):
                 yield _joined(group, self.pin)

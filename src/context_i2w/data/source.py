@@ -1,6 +1,7 @@
 """Batches of an epoch for one process, whatever the pairs come from."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -38,18 +39,27 @@ class ListSource:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.sampler.epoch, self.sampler.start = epoch, start
-        loader = DataLoader(
-            self.rows,
-            sampler=self.sampler,
-            batch_size=None,
-            num_workers=self.workers,
-            pin_memory=self.pin,
-            worker_init_fn=ignore_stop_signals,
-        )
-        return iter(loader)
+        return iter(make_loader(self.rows, self.workers, sampler=self.sampler, pin_memory=self.pin))
 
 
-def ignore_stop_signals(worker: int) -> None:
-    """For reading processes: Ctrl-C and the scheduler's signals reach them too, but the training process decides."""
+def make_loader(rows: Dataset, workers: int, **options) -> DataLoader:
+    """Hands out the items of `rows`, which are whole batches; read ahead by so many processes.
+
+    Processes are forked where that works: in a process that was spawned itself they would be spawned too by default,
+    and import torch first, for seconds. Ctrl-C and the scheduler's signals reach them too, but they go on: it is for
+    the training process to decide.
+    """
+    forked = "fork" if workers and sys.platform == "linux" else None
+    return DataLoader(
+        rows,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=forked,
+        worker_init_fn=_ignore_stop_signals,
+        **options,
+    )
+
+
+def _ignore_stop_signals(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
