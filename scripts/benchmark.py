@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, action="append", help="of a training step (default: 32 and 16)")
     parser.add_argument("--compile", action="store_true", help="measure the step with a compiled mapper too")
     parser.add_argument("--gallery", type=int, action="append", help="of a ranking (default: 10k, 100k, 1M)")
-    parser.add_argument("--queries", type=int, default=128, help="of a ranking (default: 128)")
+    parser.add_argument("--queries", type=int, default=256, help="of a ranking (default: 256)")
     parser.add_argument("--images", type=int, default=512, help="of data loading (default: 512)")
     parser.add_argument("--product", type=int, default=4096, help="size of the matrix product (default: 4096)")
     parser.add_argument("--output", metavar="FILE.json", help="every number")

@@ -21,6 +21,7 @@ import torch
 
 REMOVED = float("-inf")  # similarity of a gallery image that a query must not find
 QUERIES = 256  # at once: enough for a matrix product at full speed
+CACHED_ROWS = 8192  # gallery images at once on a CPU, so that their similarities stay in its cache
 EXACT_PAIRS = 1024  # at once in float64, so that they stay in the processor's cache
 LOWEST = torch.iinfo(torch.int64).min
 
@@ -71,9 +72,7 @@ class Ranking:
         queries, gallery = self._features
         best = torch.full((len(queries[chunk]), count), LOWEST, device=queries.device)
         for start, rows in self._rough(chunk):
-            floor = torch.maximum(_value_of(best[:, -1]), _reached(rows, count) - self._slack) - self._slack
-            floor.clamp_(min=torch.finfo(floor.dtype).min)  # above what is removed
-            row, column = (rows >= floor[:, None]).nonzero(as_tuple=True)
+            row, column = _promising(rows, _value_of(best[:, -1]), self._slack, count)
             column += start
             again = exact(queries[chunk], row, gallery, column)
             found = _padded(row, sort_keys(again, column), len(best))
@@ -88,15 +87,15 @@ class Ranking:
         if self.excluded is not None:
             value[targets == self.excluded[chunk].to(targets.device)] = REMOVED
         ahead = torch.zeros_like(targets)
+        low, high = (value - self._slack)[:, None], (value + self._slack)[:, None]
+        low[value == REMOVED] = torch.inf  # all that remain are above, none is near
         for start, rows in self._rough(chunk):
-            above = rows > (value + self._slack)[:, None]
-            ahead += above.sum(1)
-            near = (rows >= (value - self._slack)[:, None]) & ~above & (value > REMOVED)[:, None]
-            row, column = near.nonzero(as_tuple=True)
+            row, column = ((rows >= low) & (rows <= high)).nonzero(as_tuple=True)
             column += start
             again = exact(queries[chunk], row, gallery, column)
             before = sort_keys(again, column) > sort_keys(value, targets)[row]
             ahead += torch.bincount(row[before], minlength=len(ahead))
+            ahead += rows.gt_(high).sum(1).long()  # ones in float32 add up faster than booleans, exactly up to 2²⁴
         return ahead
 
     def _top_among(self, chunk: slice, count: int) -> torch.Tensor:
@@ -133,6 +132,8 @@ class Ranking:
         """Float32 similarities [q, g] of the chunk's queries to a piece of the gallery, and where the piece starts."""
         queries, gallery = self._features[0][chunk], self._features[1]
         step = max(1, self.memory // (8 * max(1, len(queries))))  # a similarity and two comparisons of it
+        if queries.device.type == "cpu":
+            step = min(step, CACHED_ROWS)
         for start in range(0, len(gallery), step):
             with _true_float32(queries.device):
                 rows = queries @ gallery[start : start + step].T
@@ -212,6 +213,19 @@ def _value_of(keys: torch.Tensor) -> torch.Tensor:
 
 def _index_of(keys: torch.Tensor) -> torch.Tensor:
     return 0xFFFFFFFF - (keys & 0xFFFFFFFF)
+
+
+def _promising(rows: torch.Tensor, best: torch.Tensor, slack: float, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(row, column) of the rough similarities that may belong to the `count` best, given the count-th best so far [q].
+
+    Where these are many, as in the first piece, only those are kept that may belong to the piece's own best.
+    """
+    floor = (best - slack).clamp(min=torch.finfo(rows.dtype).min)  # above what is removed
+    found = (rows >= floor[:, None]).nonzero(as_tuple=True)
+    if len(found[0]) <= 2 * count * len(rows):
+        return found
+    reached = _reached(rows, count) - 2 * slack
+    return (rows >= torch.maximum(floor, reached)[:, None]).nonzero(as_tuple=True)
 
 
 def _reached(rows: torch.Tensor, count: int) -> torch.Tensor:
