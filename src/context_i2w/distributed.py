@@ -4,12 +4,11 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -141,13 +140,17 @@ def _started(rank: int, run: Callable[..., Any], processes: int, port: int, repo
     try:
         result = run(*args)
     except UserError as error:
-        reports.put(error)
-        sys.exit(2)
+        _fail(reports, error, 2)
     except Exception:
-        reports.put(RuntimeError(f"process {rank} of {processes} failed:\n{traceback.format_exc()}"))
-        sys.exit(1)
+        _fail(reports, RuntimeError(f"process {rank} of {processes} failed:\n{traceback.format_exc()}"), 1)
     if rank == 0:
         reports.put(result)
+
+
+def _fail(reports: Any, error: Exception, status: int) -> NoReturn:
+    """Reports and ends without tidying up, which can take long when others wait for this process."""
+    reports.put(error)
+    os._exit(status)
 
 
 def _cause(error: Exception, reports: Any) -> Exception:

@@ -15,6 +15,7 @@ from context_i2w.checkpoints import save_atomically
 from context_i2w.errors import UserError
 
 LAST = "last.pt"
+CONFIG = "config.json"
 
 
 class RunFolder:
@@ -27,7 +28,7 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._forget_after(resumed_step or 0)
         if resumed_step is None:
-            (path / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
+            (path / CONFIG).write_text(json.dumps(config, indent=2, default=str) + "\n")
         self.metrics = open(path / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115 (open for the whole run)
         self.writer = SummaryWriter(str(path), purge_step=resumed_step)
         self.tracker = open_wandb(wandb, path, config) if wandb else None
@@ -111,6 +112,11 @@ class StopSignal:
         if self.interrupts == 2:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
+
+
+def ended_before_its_first_checkpoint(run: Path) -> bool:
+    """Whether the folder holds a run with nothing to go on from, so that it may begin anew there."""
+    return (run / CONFIG).is_file() and not (run / "checkpoints" / LAST).exists()
 
 
 def newest_checkpoint(logs: Path) -> Path | None:

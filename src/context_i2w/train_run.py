@@ -29,7 +29,7 @@ from context_i2w.errors import UserError
 from context_i2w.mappers import MAPPERS
 from context_i2w.optim import OptimOptions
 from context_i2w.periodic_evaluation import EvaluationOptions, PeriodicEvaluation
-from context_i2w.run_folder import LAST, RunFolder, StopSignal, checkpoint_to_resume
+from context_i2w.run_folder import RunFolder, StopSignal, checkpoint_to_resume, ended_before_its_first_checkpoint
 from context_i2w.train_data import TrainData
 from context_i2w.training import Stopwatch, Trainer, TrainOptions
 from context_i2w.weights import load_clip
@@ -165,7 +165,7 @@ class _Run:
         path = Path(settings.logs) / (settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.mapper}")
         if resumed and resumed.path.parent.name == "checkpoints":
             path = resumed.path.parent.parent
-        elif (path / "checkpoints" / LAST).exists():
+        elif path.exists() and not ended_before_its_first_checkpoint(path):
             raise UserError(f"{path} exists already; choose another --name, or go on with --resume {path}")
         config = asdict(settings) | {"command": _command(None), "torch": torch.__version__}
         return RunFolder(path, config, resumed.step if resumed else None, settings.wandb)

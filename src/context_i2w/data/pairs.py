@@ -84,6 +84,8 @@ def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> Pair
             remedy = f"add it with `python scripts/mask_captions.py {path}` or name it with --masked-column"
         found = ", ".join(map(repr, table.columns))
         raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {found}; {remedy}")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UserError(f"{path}: the rows have more columns than the header; is --separator right?")
     if table.empty:
         raise UserError(f"{path}: the list has no rows")
     base = _base_folder(path, table[columns.image].head(200))

@@ -1,0 +1,75 @@
+"""Processes of one machine: their results and errors, what they exchange, signals passed on."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from context_i2w.distributed import Process, gather_objects, gather_with_gradient, join, launch, leave
+from context_i2w.errors import UserError
+
+
+def test_without_a_group_everything_is_one_process():
+    process = Process()
+    assert process.is_first
+    rows = torch.randn(3, 2, requires_grad=True)
+    assert gather_with_gradient(rows) is rows
+    assert gather_objects("x") == ["x"]
+    leave()
+
+
+def exchange(path: str) -> list:
+    process = join("cpu")
+    rows = torch.full((process.rank * 2, 3), float(process.rank), requires_grad=True)  # none in the first process
+    gathered = gather_with_gradient(rows)
+    (gathered * torch.arange(6.0).view(2, 3)).sum().backward()
+    torch.save((gathered.detach(), rows.grad), f"{path}/{process.rank}.pt")
+    everyone = gather_objects({"rank": process.rank})
+    leave()
+    return everyone
+
+
+def test_processes_gather_rows_of_different_numbers_and_the_first_ones_result_returns(tmp_path):
+    assert launch(exchange, 2, str(tmp_path)) == [{"rank": 0}, {"rank": 1}]
+    (all0, grad0), (all1, grad1) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert torch.equal(all0, torch.ones(2, 3))
+    assert torch.equal(all1, all0)
+    assert grad0.shape == (0, 3)
+    assert torch.equal(grad1, torch.arange(6.0).view(2, 3))
+
+
+def fail(kind: str) -> None:
+    process = join("cpu")
+    if process.rank == 1:
+        raise UserError("a.csv: is missing") if kind == "user" else ValueError("odd value")
+    gather_objects("waits for the other, in vain")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"), [("user", UserError, "a.csv: is missing"), ("bug", RuntimeError, "odd value")]
+)
+def test_a_failing_process_ends_the_others_with_its_message(kind, error, message):
+    with pytest.raises(error, match=message):
+        launch(fail, 2, kind)
+
+
+def wait_for_signal(folder: str) -> str:
+    received = []
+    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    open(f"{folder}/{os.environ['RANK']}", "w").close()
+    while not received:
+        time.sleep(0.05)
+    return signal.Signals(received[0]).name
+
+
+def test_a_signal_to_the_launcher_reaches_the_processes(tmp_path):
+    def interrupt():
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert launch(wait_for_signal, 2, str(tmp_path)) == "SIGTERM"

@@ -1,0 +1,130 @@
+"""The list of pairs: reading, errors, faults; crops and the order of batches."""
+
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from context_i2w.data.pairs import EpochBatches, ImagePairs, ListColumns, TrainPreparation, read_pair_list
+from context_i2w.data.strings import Strings
+from context_i2w.errors import UserError
+from context_i2w.images import ImageSource, Preparation
+from made_pairs import encoded, jpeg, png_bomb, ten_faults, write_list
+
+PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def write(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@given(st.lists(st.text(), max_size=20))
+def test_strings_are_a_list_of_strings(texts):
+    packed = Strings(texts)
+    assert len(packed) == len(texts)
+    assert list(packed) == texts
+    if texts:
+        assert packed[-1] == texts[-1]
+    with pytest.raises(IndexError):
+        packed[len(texts)]
+
+
+def test_a_list_is_read_with_any_column_names(tmp_path):
+    path = write(tmp_path / "a.csv", 'where,what,how,more\nx.jpg,"a, b",<|replace|> b,1\ny.jpg,NA,null,2\n')
+    pairs = read_pair_list(path, ListColumns("where", "what", "how", ","))
+    assert list(pairs.images) == ["x.jpg", "y.jpg"]
+    assert list(pairs.masked) == ["<|replace|> b", "null"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filepath\tcaption\n1\t2\n", "no column 'title', 'masked_title'; found 'filepath', 'caption'; give the right"),
+        ("filepath\ttitle\n1\t2\n", "no column 'masked_title'.*scripts/mask_captions.py"),
+        ("filepath\ttitle\tmasked_title\n", "no rows"),
+        ("", "not a list"),
+        ("filepath\ttitle\tmasked_title\na\tb\tc\td\te\n" * 3, "more columns than the header"),
+    ],
+)
+def test_faulty_lists_are_explained(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        read_pair_list(write(tmp_path / "list.tsv", text))
+
+
+def test_a_missing_list_is_explained(tmp_path):
+    with pytest.raises(UserError, match=r"no such list; docs/training\.md"):
+        read_pair_list(tmp_path / "none.tsv")
+
+
+def test_images_are_found_beside_the_list_though_the_first_is_missing(tmp_path):
+    path = write_list(tmp_path, 5)
+    (tmp_path / "images" / "0.jpg").unlink()
+    assert read_pair_list(path).images[1] == str(tmp_path / "images" / "1.jpg")
+
+
+def test_faults_are_skipped_or_read_and_counted(tmp_path):
+    content = b"filepath\ttitle\tmasked_title\n"
+    wanted = Counter({"no such file": 1, "empty caption": 2, "caption is not UTF-8": 1})
+    for number in range(7):  # the kinds that concern the image
+        members, kind = ten_faults(number)
+        write(tmp_path / f"{number}.jpg", members.get("jpg", members.get("png")))
+        content += f"{number}.jpg\tx\t<|replace|> {number}\n".encode()
+        wanted.update([kind] if kind else [])
+    write(tmp_path / "ok.jpg", jpeg(1))
+    content += b"ok.jpg\tx\tcaf\xe9\nok.jpg\tx\t \nok.jpg\tx\nnone.jpg\tx\ty\nok.jpg\tx\tgood\n"
+    pairs = read_pair_list(write(tmp_path / "list.tsv", content))
+    batch = ImagePairs(pairs, PREPARATION, True, 0, 77)[0, list(range(len(pairs)))]
+    assert Counter(kind for _, kind in batch.broken) == wanted
+    assert batch.size == len(batch.images) == len(pairs) - wanted.total() == 5
+    empty = ImagePairs(pairs, PREPARATION, True, 0, 77)[0, [0]]
+    assert empty.size == 0
+    assert empty.images is None
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"])
+def test_every_mode_is_read_or_counted(crop, mode):
+    content = encoded(Image.new(mode, (20, 30)), "TIFF")
+    image = TrainPreparation(PREPARATION, crop)("name", "drawn", content)
+    assert image.shape == (3, 16, 16)
+
+
+def test_crops_depend_on_what_they_are_drawn_from_alone(tmp_path):
+    path = write(tmp_path / "a.png", encoded(Image.effect_noise((60, 50), 80).convert("RGB"), "PNG"))
+    crop = TrainPreparation(PREPARATION, True)
+    torch.manual_seed(1)
+    one = crop(str(path), "0-1-2")
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(crop("other", "0-1-2", path.read_bytes()), one)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(crop(str(path), "0-1-3"), one)
+    whole = TrainPreparation(PREPARATION, False)(str(path), "0-1-2")
+    assert torch.equal(whole, PREPARATION(ImageSource(str(path))))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(Exception, match="pixel bound"):
+        TrainPreparation(PREPARATION, True)("bomb", "0", png_bomb())
+
+
+@given(st.integers(1, 200), st.integers(1, 16), st.integers(1, 4), st.integers(0, 3), st.data())
+def test_processes_share_the_batches_of_one_process(count, size, world, epoch, data):
+    def batches(size, rank=0, world=1, start=0):
+        sampler = EpochBatches(count, size, 7, rank, world)
+        sampler.epoch, sampler.start = epoch, start
+        assert len(list(sampler)) == len(sampler)
+        return [rows for _, rows in sampler]
+
+    whole = batches(size * world)
+    start = data.draw(st.integers(0, len(whole)))
+    parts = [batches(size, rank, world, start) for rank in range(world)]
+    assert [[*itertools.chain(*rows)] for rows in zip(*parts)] == whole[start:]
+    used = [*itertools.chain(*whole)]
+    assert len(set(used)) == len(used) == count // (size * world) * size * world
