@@ -23,7 +23,7 @@ _CATEGORIES = {kind: number for number, kind in enumerate(KINDS, start=1)}
 def write_coco(root: Path, copy: str, seed: int, sizes: Sizes, workers: int | None = None) -> None:
     """Writes `coco/` under `root`: val2017, its annotations, the cut-out query images and their list.
 
-    Every image shows two or three things of different kinds, so a query's text always names another one.
+    Every image shows two things of different kinds: the picture gives the one, the text names the other.
     """
     folder = root / "coco"
     key = stream_key(seed, f"{copy}/coco")
@@ -44,7 +44,7 @@ def write_coco(root: Path, copy: str, seed: int, sizes: Sizes, workers: int | No
 
 def _scene(key: tuple[int, ...], number: int) -> Scene:
     rng = np.random.default_rng((*key, number))
-    return Scene(random_things(rng, 2 + int(rng.integers(2)), SHOWN), pick(rng, PLACES), REAL, (*key, number))
+    return Scene(random_things(rng, 2, SHOWN), pick(rng, PLACES), REAL, (*key, number))
 
 
 def _annotations(drawings: list[Drawing], masks: list[list[np.ndarray]]) -> dict:
