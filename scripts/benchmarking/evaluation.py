@@ -59,6 +59,7 @@ def measure_evaluation(
         plain = PlainEvaluation(clip, mapper, batch, encode_targets=name == "fashioniq")
         difference = _difference(benchmark, clip, mapper, options, plain)
         multiply, work = matmul(product, clip.device)
+        multiply()
         ways = {
             MATMUL: multiply,
             "published": lambda: plain.run(benchmark),

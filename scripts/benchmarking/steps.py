@@ -66,17 +66,21 @@ class Step:
             ids, prompt = self.ids.to(self.clip.device), self.prompt.to(self.clip.device)
             return plain_step(self.clip, self.mapper, self.images, ids, prompt)
 
-    def differences(self) -> dict[str, float]:
-        """Relative, of loss and whole gradient of each way to the published one, whichever is larger; dropout off."""
+    def first_run(self) -> dict[str, dict[str, Any]]:
+        """Added bytes of each way, and its relative difference to the published one: of the loss or of the whole
+        gradient, whichever is larger; dropout off."""
         self.mapper.eval()
-        found = {name: self._results(compute) for name, compute in self.ways().items()}
+        results, found = {}, {}
+        for name, compute in self.ways().items():
+            self.trainer.optimizer.zero_grad()  # the gradients belong to the added memory
+            found[name] = {
+                "added": added_memory(lambda name=name, f=compute: results.update({name: f()}), self.clip.device)
+            }
+            gradient = torch.cat([p.grad.detach().flatten() for p in self.mapper.parameters()])
+            results[name] = (results[name].clone(), gradient)
+            found[name]["difference"] = max(map(_relative, results[name], results["published"]))
         self.mapper.train()
-        wanted = found.pop("published")
-        return {name: max(map(_relative, results, wanted)) for name, results in found.items()}
-
-    def _results(self, compute: Callable[[], Tensor]) -> list[Tensor]:
-        loss = compute()
-        return [loss.detach().clone(), torch.cat([p.grad.detach().flatten() for p in self.mapper.parameters()])]
+        return found
 
     def _ours(self, batch: Batch) -> Tensor:
         self.trainer.optimizer.zero_grad()
@@ -92,12 +96,11 @@ def measure_steps(
     """Differences, seconds, ratios, rates and added memory of every way. product: size of the matrix product."""
     with tempfile.TemporaryDirectory() as folder:
         step = Step(clip, batch, precision, compiled, Path(folder))
-        differences = step.differences()
-        ways = step.ways()
+        first = step.first_run()
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         multiply, work = matmul(product, clip.device, dtype)
-        seconds = alternate({MATMUL: multiply, **ways}, repeats, clip.device)
-        memory = {name: added_memory(compute, clip.device) for name, compute in ways.items()}
+        multiply()
+        seconds = alternate({MATMUL: multiply, **step.ways()}, repeats, clip.device)
     peak = work / seconds.pop(MATMUL)
     rows = {}
     for name, value in seconds.items():
@@ -108,8 +111,8 @@ def measure_steps(
             "GFLOP per sample": WAYS[name].per_sample(shape) / 1e9,
             "GFLOP/s": rate / 1e9,
             "share of matrix product": rate / peak,
-            "added MB": memory[name] and memory[name] / 1e6,
-            "difference to published": differences.get(name),
+            "added MB": first[name]["added"] and first[name]["added"] / 1e6,
+            "difference to published": first[name]["difference"],
         }
     return {"batch": batch, "precision": precision, "compiled": compiled, "matmul GFLOP/s": peak / 1e9, "ways": rows}
 
@@ -141,6 +144,10 @@ def _cache(folder: Path, clip: FrozenCLIP, images: Tensor, ids: Tensor) -> Featu
     return cache.open()
 
 
+def _relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
 @contextmanager
 def _unfrozen(clip: FrozenCLIP) -> Iterator[None]:
     unfreeze(clip)
@@ -150,7 +157,3 @@ def _unfrozen(clip: FrozenCLIP) -> Iterator[None]:
         clip.requires_grad_(False)
         for parameter in clip.parameters():
             parameter.grad = None
-
-
-def _relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).norm() / wanted.norm())

@@ -16,17 +16,16 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def alternate(ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each way: one untimed round, then `repeats` rounds in which every way runs once."""
+    """Median seconds of each way over `repeats` rounds in which every way runs once; all have run before."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for round_number in range(repeats + 1):
+    for _ in range(repeats):
         for name, compute in ways.items():
             gc.collect()
             synchronise(device)
             started = time.perf_counter()
             compute()
             synchronise(device)
-            if round_number:
-                seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
