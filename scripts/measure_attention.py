@@ -121,8 +121,8 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     lines = ["| description | map | on the object to keep | chance | of the mass on both | moved |", "|---" * 6 + "|"]
     for form, maps in results.items():
         for name, row in maps.items():
-            share, moved = (f"{row[key]:.1f} ± {row[f'{key}_se']:.1f}" for key in ("share", "moved"))
-            cells = [FORMS[form], name, share, f"{row['chance']:.1f}", f"{row['of_both']:.1f}", moved]
+            share, moved = (f"{row[key]:.2f} ± {row[f'{key}_se']:.2f}" for key in ("share", "moved"))
+            cells = [FORMS[form], name, share, f"{row['chance']:.2f}", f"{row['of_both']:.2f}", moved]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

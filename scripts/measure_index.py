@@ -1,7 +1,7 @@
 """Measures search over a large index: exact and by FAISS; time, memory, recall@10. Writes JSON.
 
-The figures of docs/demo.md (100,000 images of ViT-L/14's width; about five minutes on two cores):
-    python scripts/measure_index.py --output docs/index.json
+The figures of docs/demo.md (100,000 images of ViT-L/14's width; several minutes):
+    python scripts/measure_index.py --threads 1 --output docs/index.json
 Something small, in seconds:
     python scripts/measure_index.py --images 5000 --width 64 --factories Flat IVF64,PQ16
 
@@ -40,6 +40,7 @@ FACTORIES = {
     "HNSW32": ("efSearch=64", "efSearch=256"),
 }
 QUERIES = 200
+TRAINING = 50_000  # rows that cells and codes are learned from
 CENTRES = 1000
 SPREAD = 0.8  # length of the part of a clustered row that its centre does not explain, over the centre's
 
@@ -75,7 +76,7 @@ def measure_faiss(path: Path, queries: torch.Tensor, threads: int, factory: str,
     gallery = np.load(path, mmap_mode="c")
     file = path.with_name("built.faiss")
     started = time.perf_counter()
-    approximate.save(approximate.build(gallery, ApproximateOptions(factory)), file)
+    approximate.save(approximate.build(gallery, ApproximateOptions(factory, training=TRAINING)), file)
     built = {"build_s": round(time.perf_counter() - started, 2), "file_mb": round(file.stat().st_size / 1e6, 1)}
     before, rows = memory_mb(), []
     for parameters in all_parameters:
@@ -126,7 +127,7 @@ def measure(arguments: argparse.Namespace, bar: tqdm) -> dict[str, list]:
     """Rows of the table for each kind of features."""
     context = multiprocessing.get_context("spawn")
     tables = {}
-    for kind in KINDS:
+    for kind in arguments.kinds:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "features.npy"
             np.save(path, make_rows(arguments.images, arguments.width, kind, seed=1))
@@ -157,16 +158,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--images", type=int, default=100_000, help="rows of the index")
     parser.add_argument("--width", type=int, default=768, help="of a feature")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="of features")
     parser.add_argument("--factories", nargs="+", default=list(FACTORIES), help="FAISS factory strings")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that each way may use")
     parser.add_argument("--output", metavar="FILE.json")
     arguments = parser.parse_args(argv)
-    with tqdm(total=len(KINDS) * (1 + len(arguments.factories)), desc="measuring", unit="way") as bar:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")  # others' work makes times longer
+    with tqdm(total=len(arguments.kinds) * (1 + len(arguments.factories)), desc="measuring", unit="way") as bar:
         tables = measure(arguments, bar)
     for kind, rows in tables.items():
         print(f"\n{kind}, {arguments.images:,} images, width {arguments.width}\n\n{table(rows)}")
     if arguments.output:
         setting = {"images": arguments.images, "width": arguments.width, "threads": arguments.threads}
+        setting["load_at_start"] = round(load, 2)
         setting |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
         Path(arguments.output).write_text(json.dumps({**setting, "tables": tables}, indent=1) + "\n")
 

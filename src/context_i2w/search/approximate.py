@@ -13,10 +13,11 @@ from torch import Tensor
 
 from context_i2w.errors import UserError
 from context_i2w.retrieval import REMOVED, top_indices
-from context_i2w.search.exact import QUERIES, nearest
+from context_i2w.search.exact import nearest
 
 BLOCK = 1 << 16  # rows added at once
 RECALL_AT = 10
+QUERIES = 64  # at once
 
 
 @dataclass(frozen=True)
