@@ -1,5 +1,9 @@
 """The feature cache: the same batches as without it within the stated bounds; interruptions, stale keys, breakage."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +155,22 @@ def test_broken_images_are_left_out_and_named(golden_clip, pairs, tmp_path):
     assert batch.broken == ((pairs.pairs.images[3], "broken when cached"),)
     assert torch.equal(batch.condition_ids, pairs[0, [4, 0]].condition_ids)
     assert batch.features.tokens.shape[0] == batch.size == 2
+
+
+def test_two_runs_may_fill_one_cache(golden_clip, pairs, tmp_path):
+    folder = tmp_path / "cache"
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(open_cache, folder, pairs, golden_clip, CacheOptions(), batch_size=1) for _ in range(2)]
+        first, second = (future.result()[0, ROWS] for future in opened)
+    assert torch.equal(first.features.embedding, second.features.embedding)
+    assert torch.isfinite(first.features.tokens).all()
+
+
+def test_a_full_disk_is_one_line(golden_clip, pairs, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match="no room for the next .* GB of features"):
+        open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions())
+    assert not list((tmp_path / "cache").glob("shard*"))

@@ -9,10 +9,12 @@ Kept as they are: embeddings and conditions (float32). Image tokens are rounded:
 are far from the ends of its range), "int8" to 1/254 of the token's largest value.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -109,7 +111,11 @@ class FeatureCache(Dataset):
         return -(-self.views // SHARD_ROWS)
 
     def write(self, clip: FrozenCLIP, batch_size: int, workers: int) -> None:
-        """Writes the records that are not there yet."""
+        """Writes the records that are not there yet; of several runs one writes, the others wait for it."""
+        with _one_writer(self.folder):
+            self._write_missing(clip, batch_size, workers)
+
+    def _write_missing(self, clip: FrozenCLIP, batch_size: int, workers: int) -> None:
         todo = [shard for shard in range(self.shard_count) if not self._shard(shard).is_file()]
         done = self.views - sum(len(self._views(shard)) for shard in todo)
         if not todo:
@@ -120,8 +126,10 @@ class FeatureCache(Dataset):
 
     def _write_shard(self, shard: int, clip: FrozenCLIP, batch_size: int, workers: int, bar: tqdm) -> None:
         views, partial = self._views(shard), self._shard(shard).with_suffix(".part")
-        mode = "r+" if partial.is_file() and partial.stat().st_size == len(views) * self.record.itemsize else "w+"
-        records = np.memmap(partial, self.record, mode, shape=len(views))
+        size = len(views) * self.record.itemsize
+        if not partial.is_file() or partial.stat().st_size != size:
+            _reserve(partial, size)
+        records = np.memmap(partial, self.record, "r+", shape=len(views))
         todo = np.flatnonzero(records["state"] == EMPTY)
         bar.update(len(views) - len(todo))
         batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
@@ -165,6 +173,13 @@ class FeatureCache(Dataset):
 
     def _shard(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}.bin"
+
+
+@contextlib.contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, by a kill too
+        yield
 
 
 def record_type(key: CacheKey, sizes: CLIPSizes) -> np.dtype:
@@ -234,6 +249,22 @@ def open_cache(
     if write:
         cache.write(clip, batch_size, workers)
     return cache.open()
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A file of so many zero bytes that are there: a mapped file that meets a full disk would kill the process."""
+    try:
+        with open(path, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"{path.parent}: no room for the next {size / 1e9:.2g} GB of features ({error.strerror}); make room, name "
+            "another folder, or take --cache-precision int8"
+        ) from None
 
 
 def _hash_of(pairs: PairList) -> str:
