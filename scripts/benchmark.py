@@ -1,6 +1,7 @@
 """Measures our training step, evaluation, ranking and data loading beside the published way, in one process.
 
-Every way runs in turn, so that a busy machine disturbs all alike; medians are compared. Before anything is timed the
+Every way runs in turn, so that a busy machine disturbs all alike; medians are compared (with `--threads 1` of the
+thread's own time, for a machine that others use). Before anything is timed the
 ways are shown to give the same numbers. CLIP has random weights: speed does not depend on them.
 
 All sections on the CPU (about a quarter of an hour on two cores):
@@ -32,7 +33,7 @@ from context_i2w.weights import load_clip, sizes_by_name
 
 STEPS = {"step-b32": ("ViT-B-32", 32), "step-l14": ("ViT-L-14", 16)}  # model, batch on the CPU
 EVALUATED = "ViT-B-32"
-SCALES = {"cirr": 70, "fashioniq": 60, "imagenet": 500}
+SCALES = {"cirr": 150, "fashioniq": 120, "imagenet": 1000}
 
 
 @exit_on_user_error

@@ -1,8 +1,7 @@
 """The feature cache: the same batches as without it within the stated bounds; interruptions, stale keys, breakage."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -171,6 +170,6 @@ def test_a_full_disk_is_one_line(golden_clip, pairs, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(UserError, match="no room for the next .* GB of features"):
+    with pytest.raises(UserError, match=r"no room for the next .* GB of features"):
         open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions())
     assert not list((tmp_path / "cache").glob("shard*"))
