@@ -153,7 +153,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = measure(load(arguments), arguments.scenes)
     print(table(results))
     if arguments.output:
-        content = {"checkpoint": arguments.resume, "scenes": arguments.scenes, "forms": FORMS, "results": results}
+        content = {
+            "checkpoint": Path(arguments.resume).name,
+            "scenes": arguments.scenes,
+            "forms": FORMS,
+            "results": results,
+        }
         Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -83,7 +83,8 @@ def _save(browser: Any, path: Path) -> None:
 
     loaded = "return [...document.images].every((i) => i.loading === 'lazy' || i.complete)"
     WebDriverWait(browser, SECONDS).until(lambda b: b.execute_script(loaded))
-    height = browser.execute_script("return document.documentElement.scrollHeight")
+    frame = "window.outerHeight - window.innerHeight"
+    height = browser.execute_script(f"return document.documentElement.scrollHeight + {frame}")
     browser.set_window_size(1280, min(max(height, 600), 2000))
     shown = "return [...document.images].every((i) => i.complete)"
     WebDriverWait(browser, SECONDS).until(lambda b: b.execute_script(shown))

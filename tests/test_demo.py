@@ -94,6 +94,8 @@ def test_answer_has_a_row_for_each_method(engine):
 def test_mappers_of_one_method_are_told_apart_by_their_files(golden_clip):
     two = [Retriever(golden_clip, Pic2Word(golden_clip.sizes)) for _ in range(2)]
     assert list(by_title(two, ["x.pt", "y.pt"])) == ["Pic2Word (x.pt)", "Pic2Word (y.pt)"]
+    blind = Retriever(golden_clip, ContextI2W(golden_clip.sizes, ContextI2WOptions(depth=1, condition=False)))
+    assert list(by_title([blind], ["z.pt"])) == ["Context-I2W without context"]
 
 
 class Elements(HTMLParser):

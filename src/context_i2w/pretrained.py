@@ -9,7 +9,7 @@ from pathlib import Path
 
 import open_clip
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from context_i2w.checkpoints import FORMAT, Checkpoint, CLIPReference, hash_file, options_from
 from context_i2w.clip import CLIPSizes, FrozenCLIP
@@ -49,7 +49,7 @@ def save_pretrained(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{WEIGHTS}.part"
-        save_file(state, temporary, metadata={"format": "pt"})
+        temporary.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it readable by its owner alone
         temporary.replace(folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (folder / CARD).write_text(model_card(config, sum(t.numel() for t in state.values()), push_to or folder.name))

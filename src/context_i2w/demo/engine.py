@@ -123,6 +123,15 @@ def _heat_map(title: str, crop: Image.Image, now: Tensor, before: Tensor) -> Hea
 
 def by_title(retrievers: Sequence[Retriever], names: Sequence[str]) -> dict[str, Retriever]:
     """Retrievers by their method's name, with the checkpoint's name where two share it."""
-    kinds = [TITLES.get(retriever.mapper_name, retriever.mapper_name) for retriever in retrievers]
+    kinds = [_kind(retriever) for retriever in retrievers]
     titles = [kind if kinds.count(kind) == 1 else f"{kind} ({name})" for kind, name in zip(kinds, names)]
     return dict(zip(titles, retrievers))
+
+
+def _kind(retriever: Retriever) -> str:
+    title = TITLES.get(retriever.mapper_name, retriever.mapper_name)
+    return (
+        f"{title} without context"
+        if isinstance(retriever.mapper, ContextI2W) and not retriever.mapper.uses_condition
+        else title
+    )

@@ -13,10 +13,11 @@ from context_i2w.encoding import EncodingOptions
 from context_i2w.errors import UserError
 from context_i2w.evaluation_setup import LOGS, choose_data_root, choose_device
 from context_i2w.report import check_writable
-from context_i2w.retriever import Retriever, shipped_checkpoints
+from context_i2w.retriever import Retriever
 from context_i2w.run_folder import newest_checkpoint
 from context_i2w.search.files import Files
 from context_i2w.search.index import Index
+from context_i2w.sources import shipped_checkpoints
 from context_i2w.weights import TOY_MODEL
 
 PROMPTS = ["a sketch of [*]", "a photo of [*] on a beach", "with a dog"]
@@ -75,7 +76,7 @@ def make_index(arguments: argparse.Namespace, retriever: Retriever) -> Index:
     if is_benchmark(images):
         files = find_images(images, choose_data_root(arguments.data_root, retriever.clip))
     index = retriever.index(files, arguments.cache, EncodingOptions(arguments.batch_size, arguments.workers))
-    print(f"{len(index):,} images of {index.files.root}, features in {index.store.folder}")
+    print(f"{len(index):,} images of {index.files.title}, features in {index.store.folder}")
     if arguments.factory:
         index.approximate(arguments.factory, arguments.parameters)
     return index
@@ -105,7 +106,7 @@ def write_gallery(
         for prompt in prompts
     ]
     about = (
-        f"{len(engine.index):,} images of {engine.index.files.root}; {engine.retriever.clip.name}; scores are cosines"
+        f"{len(engine.index):,} images of {engine.index.files.title}; {engine.retriever.clip.name}; scores are cosines"
     )
     path = Path(arguments.output)
     path.write_text(render("Composed image retrieval", about, answers), encoding="utf-8")

@@ -31,6 +31,11 @@ class Files:
     states: dict[str, FileState]
     label: str = ""
 
+    @property
+    def title(self) -> str:
+        """For people: the list's name, else the folder as it was given."""
+        return self.label or str(self.root)
+
     def path(self, name: str) -> Path:
         return self.root / name
 
