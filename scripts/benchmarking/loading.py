@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarking.timing import clock_for
 from context_i2w.clip import CLIPSizes
 from context_i2w.data.feature_cache import VALID, CacheKey, FeatureCache
 from context_i2w.data.pairs import ImagePairs, read_pair_list
@@ -34,9 +35,10 @@ def measure_loading(sizes: CLIPSizes, images: int, batch: int, workers: int) -> 
 
 def _rate(rows, count: int, batch: int, workers: int) -> float:
     source = ListSource(rows, count, batch, 0, Process(), workers)
-    started = time.perf_counter()
+    clock = time.perf_counter if workers else clock_for(torch.device("cpu"))
+    started = clock()
     seen = sum(made.size for made in source.epoch(0))
-    return seen / (time.perf_counter() - started)
+    return seen / (clock() - started)
 
 
 def _pairs(folder: Path, sizes: CLIPSizes, count: int) -> ImagePairs:

@@ -16,12 +16,8 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def alternate(ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each way over `repeats` rounds in which every way runs once; all have run before.
-
-    With one thread on the CPU they are seconds of that thread: what others run on the machine does not count.
-    """
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone else time.perf_counter
+    """Median seconds of each way over `repeats` rounds in which every way runs once; all have run before."""
+    clock = clock_for(device)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, compute in ways.items():
@@ -32,6 +28,11 @@ def alternate(ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch
             synchronise(device)
             seconds[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Wall time; with one thread on the CPU that thread's own time: what others run on the machine does not count."""
+    return time.thread_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
 
 
 def synchronise(device: torch.device) -> None:
