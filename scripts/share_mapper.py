@@ -20,8 +20,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--push-to", metavar="OWNER/NAME", help="repository on the Hugging Face hub")
+    parser.add_argument("--half", action="store_true", help="weights in float16, half the size")
     arguments = parser.parse_args(argv)
     retriever = Retriever.load(arguments.resume, device="cpu")
+    if arguments.half:
+        retriever.mapper.half()
     folder = retriever.save_pretrained(arguments.output, arguments.push_to)
     print(f"wrote {folder}" + (f", uploaded to {arguments.push_to}" if arguments.push_to else ""))
 

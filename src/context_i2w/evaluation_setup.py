@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from context_i2w.checkpoints import Checkpoint, read_checkpoint
+from context_i2w.checkpoints import Checkpoint
 from context_i2w.clip import FrozenCLIP
 from context_i2w.errors import UserError
 from context_i2w.evaluation import BASELINES
 from context_i2w.mappers import Mapper
+from context_i2w.pretrained import WEIGHTS
 from context_i2w.run_folder import checkpoint_to_resume, newest_checkpoint
-from context_i2w.weights import TOY_FOLDER, TOY_MODEL
+from context_i2w.sources import find_checkpoint, shipped_checkpoints
+from context_i2w.weights import TOY_MODEL
 
 LOGS = Path("logs")
 DATA_ROOT = Path("data")
@@ -54,11 +56,10 @@ def choose_device(gpu: int | None, device: str | None) -> torch.device:
 def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
     """The files named, else the newest run's, else the shipped toy checkpoint; says which it took."""
     if resume:
-        return [checkpoint_to_resume(path, LOGS) for path in dict.fromkeys(resume)]
+        return [checkpoint_to_resume(path, LOGS) if path == "auto" else Path(path) for path in dict.fromkeys(resume)]
     path, origin = newest_checkpoint(LOGS), "the newest run"
     if path is None:
-        shipped = sorted(TOY_FOLDER.glob("*.pt"))
-        path, origin = (shipped[0] if shipped else None), "the shipped toy checkpoint"
+        path, origin = next(iter(shipped_checkpoints()), None), "the shipped toy checkpoint"
     if path is None:
         raise UserError("no run under logs/ and no shipped checkpoint; train by `python src/main.py` or give --resume")
     print(f"no --resume: evaluating {origin}, {path}")
@@ -67,11 +68,11 @@ def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
 
 def load_models(paths: Sequence[Path], model: str | None, pretrained: str | None, device: torch.device) -> Models:
     """The mappers of the checkpoints and their common CLIP. Raises UserError if their CLIPs differ."""
-    checkpoints = [read_checkpoint(path) for path in paths]
+    checkpoints = [find_checkpoint(path) for path in paths]
     clip = checkpoints[0].load_clip(model, pretrained, device)
     for other in checkpoints[1:]:
         _check_same_clip(checkpoints[0], clip, other, model, pretrained)
-    rows = row_names(paths)
+    rows = row_names([checkpoint.path for checkpoint in checkpoints])
     mappers = {row: c.build_mapper(clip.sizes).to(device) for row, c in zip(rows, checkpoints)}
     about = {
         "checkpoints": {row: _about(c) for row, c in zip(rows, checkpoints)},
@@ -84,6 +85,7 @@ def row_names(paths: Sequence[Path]) -> list[str]:
     """`composed` for one checkpoint; for several their names, with run or whole path where they clash."""
     if len(paths) == 1:
         return ["composed"]
+    paths = [path.parent if path.name == WEIGHTS else path for path in paths]
     short = [path.stem for path in paths]
     in_run = [f"{path.parent.parent.name}/{path.stem}" for path in paths]
     for names in (short, in_run):

@@ -18,22 +18,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from context_i2w.checkpoints import Checkpoint, read_checkpoint
+from context_i2w.checkpoints import Checkpoint
 from context_i2w.clip import FrozenCLIP, ImageFeatures
 from context_i2w.encoding import EncodingOptions, precision_of
 from context_i2w.errors import UserError
 from context_i2w.images import BrokenImage
 from context_i2w.mappers import MAPPERS, Mapper
-from context_i2w.pretrained import WEIGHTS, clip_reference, from_pretrained, is_pretrained_folder, save_pretrained
+from context_i2w.pretrained import clip_reference, save_pretrained
 from context_i2w.prompts import Tokenizer
-from context_i2w.run_folder import LAST
 from context_i2w.search.files import Files, files_of_folder
 from context_i2w.search.index import Index
 from context_i2w.search.indexing import bring_up_to_date, report_broken
 from context_i2w.search.pictures import Picture, PicturePreparation
 from context_i2w.search.query import Query, check_length, parse_query
 from context_i2w.search.store import Store
-from context_i2w.weights import TOY_FOLDER
+from context_i2w.sources import find_checkpoint
 
 ROWS = ("image", "text", "image+text", "composed")
 
@@ -176,31 +175,6 @@ def default_cache() -> Path:
     if "CONTEXT_I2W_CACHE" in os.environ:
         return Path(os.environ["CONTEXT_I2W_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "context-i2w"
-
-
-def find_checkpoint(source: str | os.PathLike) -> Checkpoint:
-    """What `Retriever.load` accepts, read but not yet built. Raises UserError if it is nothing of the kind."""
-    path = Path(source)
-    if path.is_file():
-        return read_checkpoint(path)
-    if not path.is_dir() or is_pretrained_folder(path):
-        return from_pretrained(source)
-    last = path / "checkpoints" / LAST
-    if last.is_file():
-        return read_checkpoint(last)
-    if path.resolve() == TOY_FOLDER and shipped_checkpoints():
-        return find_checkpoint(shipped_checkpoints()[0])
-    files = sorted(path.glob("*.pt"))
-    if len(files) != 1:
-        what = f"has {len(files)} checkpoints (*.pt), name one of them" if files else "holds no checkpoint"
-        raise UserError(f"{path}: {what}; a training run's folder or one of save_pretrained is expected")
-    return read_checkpoint(files[0])
-
-
-def shipped_checkpoints() -> list[Path]:
-    """The toy world's mappers that come with the repository, Context-I2W first."""
-    folders = [path.parent for path in TOY_FOLDER.rglob(WEIGHTS)]
-    return sorted([*folders, *TOY_FOLDER.glob("*.pt")], key=lambda path: ("context" not in path.name, path.name))
 
 
 def _key(picture: Picture) -> str | int:

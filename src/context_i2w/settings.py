@@ -19,7 +19,7 @@ from context_i2w.train_run import RunSettings
 from context_i2w.training import PRECISIONS, TRAINING_TEXTS, TrainOptions
 
 # The recipe without --train-data, chosen on the toy world's dev tasks (README, "The toy world").
-TOY_RECIPE = {"lr": 1e-3, "wd": 0.1, "warmup": 50, "epochs": 16, "batch_size": 256, "workers": 0}
+TOY_RECIPE = {"lr": 1e-3, "wd": 0.1, "warmup": 50, "epochs": 8, "batch_size": 256, "workers": 0}
 # The paper's, for Conceptual Captions on 8 GPUs.
 PAPER_RECIPE = {"lr": 1e-5, "wd": 0.1, "warmup": 10_000, "epochs": 30, "batch_size": 128, "workers": 4}
 
