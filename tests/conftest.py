@@ -19,9 +19,7 @@ torch.set_num_threads(2)
 
 def metadata(name: str) -> dict:
     with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        return {
-            key: json.loads(value) if value[:1] in "[{" else value for key, value in file.metadata().items()
-        }
+        return {key: json.loads(value) if value[:1] in "[{" else value for key, value in file.metadata().items()}
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -31,9 +29,7 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @pytest.fixture(scope="session")
 def golden_clip_state():
-    return {
-        name: tensor.float() for name, tensor in load_file(GOLDEN / "clip_small_weights.safetensors").items()
-    }
+    return {name: tensor.float() for name, tensor in load_file(GOLDEN / "clip_small_weights.safetensors").items()}
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +46,10 @@ def golden_mapper_tensors():
 def golden_mapper_state(golden_mapper_tensors):
     """The mapper's tensors under their published names."""
     named = golden_mapper_tensors.items()
-    return {
-        name.removeprefix("param."): tensor.float() for name, tensor in named if name.startswith("param.")
-    }
+    return {name.removeprefix("param."): tensor.float() for name, tensor in named if name.startswith("param.")}
 
 
-@pytest.fixture()
+@pytest.fixture
 def golden_mapper(golden_clip, golden_mapper_state):
     """A fresh golden mapper in evaluation mode."""
     options = parse_published({"state_dict_img2text": golden_mapper_state}, "golden").options

@@ -27,9 +27,7 @@ def published_file(path, clip_state, mapper_state, prefix="module.", **more):
     return path
 
 
-def test_published_context_i2w_loads_whole(
-    tmp_path, golden_clip_state, golden_mapper_state, golden_mapper_tensors
-):
+def test_published_context_i2w_loads_whole(tmp_path, golden_clip_state, golden_mapper_state, golden_mapper_tensors):
     path = published_file(tmp_path / "best.pt", golden_clip_state, golden_mapper_state)
     checkpoint = read_checkpoint(path)
     assert checkpoint.mapper_name == "context-i2w"
@@ -67,9 +65,7 @@ def test_a_model_that_contradicts_the_file_is_an_error(tmp_path, golden_clip_sta
         checkpoint.load_clip("ViT-L/14")
 
 
-def test_a_mapper_of_another_clip_names_tensors_and_both_shapes(
-    tmp_path, golden_clip_state, golden_mapper_state
-):
+def test_a_mapper_of_another_clip_names_tensors_and_both_shapes(tmp_path, golden_clip_state, golden_mapper_state):
     checkpoint = read_checkpoint(published_file(tmp_path / "b.pt", golden_clip_state, golden_mapper_state))
     with pytest.raises(UserError, match=r"VT_Extractor.latents: \(4, 128\) in the file, \(4, 32\) in the model"):
         checkpoint.build_mapper(CLIPSizes(56, 17, 32, 64, 64, 77, 49408))

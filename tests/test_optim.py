@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import metadata
 
+from conftest import metadata
 from context_i2w.optim import OptimOptions, decays, learning_rate, make_optimizer
 from context_i2w.published import published_name
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from conftest import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import GOLDEN
 from context_i2w.prompts import (
     END_ID,
     MARK,

@@ -17,8 +17,9 @@ from context_i2w.errors import UserError
 from context_i2w.images import ImageSource, Preparation
 from context_i2w.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.prompts import Tokenizer, fill, numbered_template, readable, template
+from context_i2w.retriever import shipped_checkpoints
 from context_i2w.search.pictures import PicturePreparation
-from context_i2w.weights import clip_from_openai_state
+from context_i2w.weights import TOY_FOLDER, clip_from_openai_state
 from test_checkpoints import published_file
 
 SMALL = ContextI2WOptions(queries=2, depth=1, heads=2, head_width=8, hidden=16, gate=0.5)
@@ -301,7 +302,7 @@ def test_load_takes_run_folders_and_says_what_is_wrong(tmp_path, golden_clip):
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="holds no checkpoint"):
         Retriever.load(tmp_path / "bare")
-    with pytest.raises(UserError, match="neither a folder nor a hub repository"):
+    with pytest.raises(UserError, match="no such checkpoint file"):
         Retriever.load("no/such/folder")
 
 
@@ -324,6 +325,13 @@ def test_a_second_mapper_shares_the_clip(checkpoint, tmp_path, golden_clip_state
     other = published_file(tmp_path / "other.pt", state, golden_mapper_state)
     with pytest.raises(UserError, match="another CLIP"):
         first.beside(other)
+
+
+def test_the_shipped_checkpoints_load_by_their_folder():
+    assert [path.name for path in shipped_checkpoints()] == ["context-i2w", "pic2word"]
+    retriever = Retriever.load(TOY_FOLDER, device="cpu")
+    assert retriever.mapper_name == "context-i2w"
+    assert retriever.beside(shipped_checkpoints()[1]).mapper_name == "pic2word"
 
 
 def test_prompts_are_the_benchmarks(retriever, photos):

@@ -84,9 +84,7 @@ class Checkpoint:
                     for field, value in asdict(clip.sizes).items()
                     if value != asdict(asked)[field]
                 ]
-                raise UserError(
-                    f"--model {model} contradicts {self.path}: {', '.join(differ)}; leave out --model"
-                )
+                raise UserError(f"--model {model} contradicts {self.path}: {', '.join(differ)}; leave out --model")
         return clip
 
 
@@ -102,18 +100,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(
-            f"{path}: does not load safely as a checkpoint ({str(error).splitlines()[0]})"
-        ) from error
+        raise UserError(f"{path}: does not load safely as a checkpoint ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a {type(content).__name__}, not a checkpoint")
     if is_published(content):
         return _from_published(path, content)
     if content.get("format") != FORMAT:
         keys = ", ".join(map(str, list(content)[:6]))
-        raise UserError(
-            f"{path}: not a checkpoint of a mapper (it holds {keys}); train one with `python src/main.py`"
-        )
+        raise UserError(f"{path}: not a checkpoint of a mapper (it holds {keys}); train one with `python src/main.py`")
     return _from_ours(path, content)
 
 

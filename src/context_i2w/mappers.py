@@ -40,9 +40,7 @@ class IntentViewSelector(nn.Module):
     def __init__(self, vision_width: int, embed_dim: int):
         super().__init__()
         self.condition = nn.Linear(embed_dim, vision_width, bias=False)
-        self.direction = nn.Parameter(
-            nn.Linear(vision_width, vision_width, bias=False).weight.detach().clone()
-        )
+        self.direction = nn.Parameter(nn.Linear(vision_width, vision_width, bias=False).weight.detach().clone())
         self.magnitude = nn.Parameter(self.direction.detach().norm(dim=1, keepdim=True))
 
     def forward(self, condition: Tensor, tokens: Tensor) -> Tensor:
@@ -111,9 +109,7 @@ class VisualTargetExtractor(nn.Module):
     def __init__(self, width: int, queries: int, depth: int, heads: int, head_width: int, feed_forward: int):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(queries, width))
-        self.blocks = nn.ModuleList(
-            ExtractorBlock(width, heads, head_width, feed_forward) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(ExtractorBlock(width, heads, head_width, feed_forward) for _ in range(depth))
         self.final_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -128,9 +124,7 @@ class VisualTargetExtractor(nn.Module):
 class WordHead(nn.Module):
     """From vision width to a word: LayerNorm, projection into the joint space, an MLP."""
 
-    def __init__(
-        self, vision_width: int, embed_dim: int, text_width: int, hidden: int, layers: int, dropout: float
-    ):
+    def __init__(self, vision_width: int, embed_dim: int, text_width: int, hidden: int, layers: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(vision_width, eps=LAYER_NORM_EPS)
         self.projection = nn.Parameter(vision_width**-0.5 * torch.randn(vision_width, embed_dim))
@@ -230,9 +224,7 @@ class Pic2Word(Mapper):
     def __init__(self, sizes: CLIPSizes, options: Pic2WordOptions | None = None):
         super().__init__()
         self.options = options = options or self.Options()
-        self.mlp = WordMLP(
-            sizes.embed_dim, sizes.text_width, options.hidden, options.head_layers, options.dropout
-        )
+        self.mlp = WordMLP(sizes.embed_dim, sizes.text_width, options.hidden, options.head_layers, options.dropout)
 
     def forward(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
         return self.mlp(image.embedding)

@@ -77,13 +77,9 @@ def parse_published(content: dict, path: str) -> PublishedFile:
     try:
         name, options = _mapper_of(mapper_state)
     except (KeyError, ZeroDivisionError) as error:
-        raise UserError(
-            f"{path}: state_dict_img2text lacks {error}, it is neither Context-I2W nor Pic2Word"
-        ) from error
+        raise UserError(f"{path}: state_dict_img2text lacks {error}, it is neither Context-I2W nor Pic2Word") from error
     epoch = content.get("epoch")
-    return PublishedFile(
-        name, options, mapper_state, clip_state or None, int(epoch) if epoch is not None else None
-    )
+    return PublishedFile(name, options, mapper_state, clip_state or None, int(epoch) if epoch is not None else None)
 
 
 def _mapper_of(state: State) -> tuple[str, ContextI2WOptions | Pic2WordOptions]:
