@@ -17,8 +17,8 @@ from context_i2w.errors import UserError
 from context_i2w.images import ImageSource, Preparation
 from context_i2w.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.prompts import Tokenizer, fill, numbered_template, readable, template
-from context_i2w.retriever import shipped_checkpoints
 from context_i2w.search.pictures import PicturePreparation
+from context_i2w.sources import shipped_checkpoints
 from context_i2w.weights import TOY_FOLDER, clip_from_openai_state
 from test_checkpoints import published_file
 
