@@ -110,7 +110,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(golden_clip, pairs, tmp_path,
     assert sum(encoded) == 5  # no image twice
     fresh = open_cache(tmp_path / "fresh", pairs, golden_clip, CacheOptions(), batch_size=1)
     assert torch.equal(whole[0, ROWS].features.tokens, fresh[0, ROWS].features.tokens)
-    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".json", ".bin"}
+    assert not list((tmp_path / "cache").glob("*.part"))
 
 
 def test_a_finished_cache_needs_no_images(golden_clip, pairs, tmp_path):
