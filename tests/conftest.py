@@ -1,7 +1,12 @@
 """Golden tensors and models shared by the tests."""
 
 import json
+import os
 from pathlib import Path
+
+# Two test processes share the cores; threads that wait for one another would cost far more than they give. Before
+# torch is imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -14,7 +19,7 @@ from context_i2w.weights import clip_from_openai_state, load_state
 
 GOLDEN = Path(__file__).parent / "golden"
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 def metadata(name: str) -> dict:

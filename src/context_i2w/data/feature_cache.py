@@ -111,11 +111,7 @@ class FeatureCache(Dataset):
         return -(-self.views // SHARD_ROWS)
 
     def write(self, clip: FrozenCLIP, batch_size: int, workers: int) -> None:
-        """Writes the records that are not there yet; of several runs one writes, the others wait for it."""
-        with _one_writer(self.folder):
-            self._write_missing(clip, batch_size, workers)
-
-    def _write_missing(self, clip: FrozenCLIP, batch_size: int, workers: int) -> None:
+        """Writes the records that are not there yet."""
         todo = [shard for shard in range(self.shard_count) if not self._shard(shard).is_file()]
         done = self.views - sum(len(self._views(shard)) for shard in todo)
         if not todo:
@@ -176,7 +172,9 @@ class FeatureCache(Dataset):
 
 
 @contextlib.contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of several runs that open the same cache one writes, the others wait for it and find it written."""
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, by a kill too
         yield
@@ -244,10 +242,11 @@ def open_cache(
         crops=options.crops,
         seed=pairs.seed if options.crops else None,
     )
-    _claim(folder, key)
     cache = FeatureCache(folder, pairs, key, clip.sizes)
-    if write:
-        cache.write(clip, batch_size, workers)
+    with _one_at_a_time(folder):
+        _claim(folder, key)
+        if write:
+            cache.write(clip, batch_size, workers)
     return cache.open()
 
 
@@ -285,7 +284,6 @@ def _claim(folder: Path, key: CacheKey) -> None:
                 f"{folder}: features of another {', '.join(differs)}; delete the folder or name another one"
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = stamp.with_suffix(".tmp")
     temporary.write_text(json.dumps(key.as_json(), indent=1))
     os.replace(temporary, stamp)
