@@ -27,8 +27,8 @@ def loss_curve(
     axes.plot(steps, losses, linewidth=1, color="#4477aa", label="training, single steps")
     if validation:
         axes.plot(*zip(*validation, strict=True), marker="o", markersize=3, color="#cc6633", label="validation")
-    axes.set(xlabel="step", ylabel="contrastive loss")
-    axes.grid(alpha=0.3)
+    axes.set(xlabel="step", ylabel="contrastive loss", yscale="log")
+    axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
