@@ -22,7 +22,8 @@ from context_i2w.checkpoints import (
     read_checkpoint,
 )
 from context_i2w.data.feature_cache import CacheOptions
-from context_i2w.data.pairs import ListColumns
+from context_i2w.data.pairs import ListColumns, check_list_exists
+from context_i2w.data.shard_files import is_shards
 from context_i2w.data.shards import ShardOptions
 from context_i2w.distributed import Process, gather_objects, join, launch, leave, started_by_launcher
 from context_i2w.errors import UserError
@@ -96,10 +97,13 @@ class _Run:
     def __init__(self, settings: RunSettings, process: Process):
         self.settings, self.process = settings, process
         resumed = self._read_resumed()
+        for data in filter(None, (settings.train_data, settings.val_data)):
+            if not is_shards(data):
+                check_list_exists(Path(data))  # before CLIP's weights are fetched
+        options = options_from(settings.mapper, settings.mapper_options, "--mapper-option")
         self.clip = load_clip(settings.model, settings.pretrained, process.device)
         self.reference = CLIPReference(settings.model, settings.pretrained, self.clip.weights_hash)
         torch.manual_seed(settings.train.seed)
-        options = options_from(settings.mapper, settings.mapper_options, "--mapper-option")
         mapper = MAPPERS[settings.mapper](self.clip.sizes, options).to(process.device)
         train = settings.train
         data = TrainData(settings.columns, self.clip, train.batch_size, train.seed, process, settings.workers)

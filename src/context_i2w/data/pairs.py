@@ -64,14 +64,19 @@ class Batch(NamedTuple):
         return len(self.condition_ids)
 
 
+def check_list_exists(path: Path) -> None:
+    """Raises UserError if there is no such list."""
+    if not path.is_file():
+        raise UserError(f"--train-data {path}: no such list; docs/training.md tells how to make it")
+
+
 def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> PairList:
     """Reads a list. Raises UserError if the file or a column is missing (naming those found), or it has no rows.
 
     Relative image paths start at the working folder, or at the list's own folder if they are not found there.
     """
     path, columns = Path(path), columns or ListColumns()
-    if not path.is_file():
-        raise UserError(f"--train-data {path}: no such list; docs/training.md tells how to make it")
+    check_list_exists(path)
     try:
         table = pd.read_csv(path, sep=columns.separator, dtype=str, keep_default_na=False, encoding_errors="replace")
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
