@@ -27,10 +27,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from context_i2w.command_line import Parser
-from context_i2w.data.pairs import ImagePairs, PairList, TrainPreparation, read_pair_list
+from context_i2w.data.pairs import ImagePairs, PairList, read_pair_list
 from context_i2w.data.shards import ShardSource
 from context_i2w.data.source import ListSource, make_loader
 from context_i2w.data.strings import Strings
+from context_i2w.data.views import TrainPreparation
 from context_i2w.distributed import Process
 from context_i2w.errors import exit_on_user_error
 from context_i2w.images import Preparation, open_image

@@ -11,6 +11,7 @@ the factor that differs must be learned. Bounded by steps; writes toy_clip.safet
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -39,6 +40,7 @@ from context_i2w.toy_world.scenes import Scene, random_scene, stream_key
 from context_i2w.toy_world.tiny_clip import WordTable, encode_rows, new_tiny_clip, save_tiny_clip
 from context_i2w.toy_world.writing import draw_arrays
 
+TEXT_GROUPS = 4  # of texts alike in length: more of them would be too small for the matrix products
 FOLDER = Path(__file__).resolve().parents[1] / "checkpoints" / "toy"
 
 
@@ -46,7 +48,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "checkpoints" / "toy"
 class Recipe:
     """How the tiny CLIP is trained."""
 
-    steps: int = 2300
+    steps: int = 1900
     images: int = 44_000
     captions: int = 6  # per image
     masked_share: float = 0.08  # of captions, so that the placeholder has a meaningful word vector
@@ -56,7 +58,7 @@ class Recipe:
     weight_decay: float = 0.1
     single_until: float = 0.3  # share of the steps in which most images show one thing
     bank_weight: float = 0.5  # of each bank's loss
-    precision: str = "bf16"
+    precision: str = "bf16"  # or fp32
     seed: int = 0
 
 
@@ -137,6 +139,18 @@ def prepared(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     return F.pad(images, (2, 2, 2, 2), mode="replicate")[..., dy : dy + size, dx : dx + size].contiguous()
 
 
+def encode_texts(model, texts: list[Tensor]) -> list[Tensor]:
+    """Embeddings [n, E] of each of several sets of table rows [n, L], neighbours in length encoded together.
+
+    Attention is causal, so positions after a text's end only cost time.
+    """
+    longest = max(rows.shape[1] for rows in texts)
+    every = torch.cat([F.pad(rows, (0, longest - rows.shape[1])) for rows in texts])
+    order = every.argmax(1).argsort(stable=True)
+    parts = [encode_rows(model, trimmed(every[part])) for part in order.chunk(TEXT_GROUPS)]
+    return torch.cat(parts)[order.argsort()].split([len(rows) for rows in texts])
+
+
 def bank_loss(image: Tensor, texts: list[Tensor], targets: list[Tensor], scale: Tensor) -> Tensor:
     """Soft cross-entropy, one for each bank, of images against the bank's prompts, in float32: [banks]."""
     image = F.normalize(image.float(), dim=-1)
@@ -155,11 +169,12 @@ def losses_of(model, data: PretrainingData, step: int, recipe: Recipe) -> tuple[
     chosen = torch.from_numpy(data.batch(step, recipe))
     images = prepared(data.pixels[chosen], rng)
     captions = trimmed(data.caption_rows[chosen, torch.from_numpy(rng.integers(0, recipe.captions, len(chosen)))])
+    low = recipe.precision == "bf16"
     # Fused attention's backward pass is many times slower than plain matrix products in bfloat16 on CPUs.
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"), sdpa_kernel(SDPBackend.MATH):
+    attention = sdpa_kernel(SDPBackend.MATH) if low else contextlib.nullcontext()
+    with torch.autocast("cpu", torch.bfloat16, enabled=low), attention:
         image = model.visual(images)
-        text = encode_rows(model, captions)
-        prompts = [encode_rows(model, rows) for rows in data.bank_rows]
+        text, *prompts = encode_texts(model, [captions, *data.bank_rows])
     scale = model.logit_scale
     contrastive = contrastive_loss(image, text, scale)
     return contrastive, bank_loss(image, prompts, [target[chosen] for target in data.targets], scale)

@@ -10,10 +10,11 @@ from PIL import Image
 
 from conftest import relative
 from context_i2w.clip import FrozenCLIP
-from context_i2w.data import feature_cache
+from context_i2w.data import record_store
 from context_i2w.data.feature_cache import CacheOptions, open_cache
 from context_i2w.data.pairs import Batch, ImagePairs, read_pair_list
 from context_i2w.data.source import ListSource
+from context_i2w.data.views import ViewOptions
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.images import Preparation
@@ -29,7 +30,7 @@ def pairs(tmp_path, golden_clip):
     return make_pairs(tmp_path / "images", golden_clip)
 
 
-def make_pairs(folder, clip, crop=False, masked="a <|replace|> number {}", backwards=False) -> ImagePairs:
+def make_pairs(folder, clip, crop=False, masked="a <|replace|> number {}", backwards=False, view=None) -> ImagePairs:
     folder.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
     for i in range(5):
@@ -38,12 +39,12 @@ def make_pairs(folder, clip, crop=False, masked="a <|replace|> number {}", backw
     (folder / "list.tsv").write_text("\n".join(["filepath\ttitle\tmasked_title", *rows]))
     pairs = read_pair_list(folder / "list.tsv")
     preparation = Preparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
-    return ImagePairs(pairs, preparation, crop, seed=0, context_length=clip.sizes.context_length)
+    return ImagePairs(pairs, preparation, crop, 0, clip.sizes.context_length, view)
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(feature_cache, "SHARD_ROWS", 2)
+    monkeypatch.setattr(record_store, "SHARD_ROWS", 2)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -127,12 +128,44 @@ def test_stale_features_are_refused_by_what_differs(golden_clip, pairs, tmp_path
     for options, named in [(CacheOptions(precision="int8"), "precision"), (CacheOptions(crops=2), "crops, seed")]:
         with pytest.raises(UserError, match=f"another {named}; delete"):
             open_cache(folder, pairs, golden_clip, options)
-    other = make_pairs(tmp_path / "images", golden_clip, masked="another <|replace|> {}")
-    with pytest.raises(UserError, match="another data_hash"):
-        open_cache(folder, other, golden_clip, CacheOptions())
     backwards = make_pairs(tmp_path / "images", golden_clip, backwards=True)
     with pytest.raises(UserError, match="another data_hash"):
         open_cache(folder, backwards, golden_clip, CacheOptions())
+
+
+def test_other_captions_share_the_images(golden_clip, pairs, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    first = open_cache(folder, pairs, golden_clip, CacheOptions())[0, ROWS]
+    other = make_pairs(tmp_path / "images", golden_clip, masked="another <|replace|> {}")
+    monkeypatch.setattr(FrozenCLIP, "encode_image", lambda *_: pytest.fail("encoded again"))
+    second = open_cache(folder, other, golden_clip, CacheOptions())[0, ROWS]
+    assert torch.equal(first.features.tokens, second.features.tokens)
+    assert relative(second.condition, golden_clip.encode_text(other[0, ROWS].condition_ids)) < 5e-6
+    assert not torch.equal(first.condition, second.condition)
+    assert torch.equal(open_cache(folder, pairs, golden_clip, CacheOptions())[0, ROWS].condition, first.condition)
+
+
+def test_a_mapper_without_tokens_shares_a_cache_that_has_them(golden_clip, pairs, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    first = open_cache(folder, pairs, golden_clip, CacheOptions(precision="int8"))[0, ROWS]
+    monkeypatch.setattr(FrozenCLIP, "encode_image", lambda *_: pytest.fail("encoded again"))
+    second = open_cache(folder, pairs, golden_clip, CacheOptions(tokens=False))[0, ROWS]
+    assert torch.equal(first.features.embedding, second.features.embedding)
+
+
+def test_views_come_in_turn_and_the_target_stays_whole(golden_clip, tmp_path):
+    view = ViewOptions(crop=0.4, colour=0.5)
+    pairs = make_pairs(tmp_path / "images", golden_clip, view=view)
+    folder = tmp_path / "cache"
+    cache = open_cache(folder, pairs, golden_clip, CacheOptions(crops=2))
+    whole = golden_clip.encode_image(make_pairs(tmp_path / "images", golden_clip)[0, ROWS].images)
+    for epoch in range(3):
+        seen = golden_clip.encode_image(pairs[epoch % 2, ROWS].images)
+        batch = cache[epoch, ROWS]
+        assert relative(batch.features.embedding, seen.embedding) < 5e-6
+        assert relative(batch.features.tokens.float(), seen.tokens) < 1e-3
+        assert relative(batch.target_embeddings, whole.embedding) < 5e-6
+    assert relative(cache[0, ROWS].features.embedding, cache[1, ROWS].features.embedding) > 1e-3
 
 
 def test_unfinished_and_cut_shards_are_not_read(golden_clip, pairs, tmp_path):

@@ -2,11 +2,20 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import published_way
 from context_i2w.clip import ImageFeatures
-from context_i2w.flops import WAYS, TowerShape, Way, mapper, text_tower, tower_shape, vision_tower
+from context_i2w.flops import (
+    WAYS,
+    TowerShape,
+    Way,
+    counted,
+    counted_forward,
+    mapper,
+    text_tower,
+    tower_shape,
+    vision_tower,
+)
 from context_i2w.losses import contrastive_loss
 from context_i2w.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.prompts import Tokenizer, template
@@ -40,18 +49,6 @@ def test_towers_and_mapper_are_the_counted_ones():
 )
 def test_ways_are_the_counted_ones(way, wanted, off):
     assert giga(WAYS[way].per_sample(VIT_L)) == pytest.approx(wanted, abs=off)
-
-
-def counted(compute) -> int:
-    """Torch's count; the fused inference kernels, which it does not see, are off."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with FlopCounterMode(display=False) as counter:
-            compute()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-    return counter.get_total_flops()
 
 
 @pytest.fixture
@@ -92,6 +89,16 @@ def test_mapper_equals_torchs_count(small, absorbed):
     condition = torch.randn(2, small.sizes.embed_dim)
     compute = network if absorbed else lambda c, i: published_way.plain_mapper(network, c, i)
     assert counted(lambda: compute(condition, image)) == 2 * mapper(small.sizes, options, absorbed)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rotation": False}, {"local_branch": False}, {"global_branch": False}, {"queries": 2, "depth": 1}],
+    ids=str,
+)
+def test_ablated_mappers_equal_torchs_count(small, options):
+    options = ContextI2WOptions(**options)
+    assert counted_forward(ContextI2W(small.sizes, options), small.sizes) == mapper(small.sizes, options)
 
 
 def test_steps_are_near_torchs_count(golden_clip_state, small):

@@ -131,3 +131,67 @@ def test_dropout_option_is_used():
     for dropout in (0.0, 0.5):
         mapper = MAPPERS["pic2word"](ODD, MAPPERS["pic2word"].Options(dropout=dropout)).train()
         assert torch.equal(mapper(None, image), mapper(None, image)) == (dropout == 0)
+
+
+EXTRACTOR = {"extractor", "local_head", "gate"}
+ABLATIONS = {  # option: (components that are gone, inputs that the word does not depend on)
+    "condition=False": ({"condition": False}, set(), {"condition"}),
+    "rotation=False": ({"rotation": False}, {"selector.direction", "selector.magnitude"}, set()),
+    "local_branch=False": ({"local_branch": False}, EXTRACTOR, {"patches"}),
+    "global_branch=False": ({"global_branch": False}, {"global_head", "gate"}, {"class token"}),
+    "gate=1": ({"gate": 1.0}, set(), set()),
+    "dropout=0": ({"dropout": 0.0}, set(), set()),
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_removes_what_it_names_and_nothing_else(name):
+    options, gone, unused = ABLATIONS[name]
+    full = {name: p.shape for name, p in ContextI2W(ODD).named_parameters()}
+    mapper = ContextI2W(ODD, ContextI2WOptions(**{"gate": 0.5} | options)).eval()
+    left = {name: p.shape for name, p in mapper.named_parameters()}
+    assert left == {name: shape for name, shape in full.items() if not _begins(name, gone)}
+    assert used_inputs(mapper) == {"condition", "class token", "patches"} - unused
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 16])
+def test_queries_and_depth_change_only_their_own_size(count):
+    full = {name: p.shape for name, p in ContextI2W(ODD).named_parameters()}
+    more = {name: p.shape for name, p in ContextI2W(ODD, ContextI2WOptions(queries=count)).named_parameters()}
+    assert more == full | {"extractor.queries": (count, 48)}
+    deep = {name: p.shape for name, p in ContextI2W(ODD, ContextI2WOptions(depth=count)).named_parameters()}
+    blocks = {int(name.split(".")[2]) for name in deep if name.startswith("extractor.blocks.")}
+    assert blocks == set(range(count))
+    assert {n: s for n, s in deep.items() if ".blocks." not in n} == {
+        n: s for n, s in full.items() if ".blocks." not in n
+    }
+
+
+def test_gate_and_dropout_change_no_weight_but_their_own():
+    weights = []
+    for options in (ContextI2WOptions(), ContextI2WOptions(gate=1.0), ContextI2WOptions(dropout=0.0)):
+        torch.manual_seed(0)
+        weights.append(ContextI2W(ODD, options).state_dict())
+    full, gate, dropout = weights
+    assert [name for name in full if not torch.equal(full[name], gate[name])] == ["gate"]
+    assert all(torch.equal(full[name], dropout[name]) for name in full)
+
+
+def test_a_mapper_without_both_branches_is_refused():
+    with pytest.raises(ValueError, match="both False"):
+        ContextI2WOptions(local_branch=False, global_branch=False)
+
+
+def used_inputs(mapper) -> set[str]:
+    """Inputs that the word changes with."""
+    torch.manual_seed(1)
+    condition = torch.randn(2, 24, requires_grad=True)
+    class_token, patches = torch.randn(2, 1, 48, requires_grad=True), torch.randn(2, 9, 48, requires_grad=True)
+    image = ImageFeatures(torch.randn(2, 24), torch.cat([class_token, patches], dim=1))
+    mapper(condition, image).square().sum().backward()
+    inputs = {"condition": condition, "class token": class_token, "patches": patches}
+    return {name for name, tensor in inputs.items() if tensor.grad is not None and bool(tensor.grad.any())}
+
+
+def _begins(name: str, prefixes: set[str]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)

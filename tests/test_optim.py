@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from conftest import metadata
-from context_i2w.optim import OptimOptions, decays, learning_rate, make_optimizer
+from context_i2w.errors import UserError
+from context_i2w.optim import OptimOptions, decays, learning_rate, make_optimizer, set_learning_rate
 from context_i2w.published import published_name
 
 
@@ -29,3 +30,23 @@ def test_schedule_with_odd_lengths_is_finite(warmup, total):
     """Published: a warm-up equal to the total divides by zero."""
     rates = [learning_rate(step, 1.0, warmup, total) for step in range(total + 2)]
     assert all(0 <= rate <= 1 for rate in rates)
+
+
+def test_multipliers_change_the_rate_of_what_they_name_and_nothing_else(golden_mapper):
+    rates = {}
+    for multipliers in ((), (("extractor", 2.0), ("extractor.queries", 10.0), ("gate", 5.0))):
+        optimizer = make_optimizer(golden_mapper, OptimOptions(multipliers=multipliers))
+        set_learning_rate(optimizer, 0.5)
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        rates[multipliers] = {
+            name: (groups[id(p)]["lr"], groups[id(p)]["weight_decay"]) for name, p in golden_mapper.named_parameters()
+        }
+    plain, changed = rates.values()
+    for name, (rate, decay) in changed.items():
+        factor = {"extractor.queries": 10.0, "gate": 5.0}.get(name, 2.0 if name.startswith("extractor") else 1.0)
+        assert (rate, decay) == (plain[name][0] * factor, plain[name][1]), name
+
+
+def test_a_multiplier_of_nothing_is_refused(golden_mapper):
+    with pytest.raises(UserError, match="--lr-multiplier gates: no parameter's name begins so"):
+        make_optimizer(golden_mapper, OptimOptions(multipliers=(("gates", 2.0),)))

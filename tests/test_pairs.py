@@ -3,16 +3,20 @@
 import itertools
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from context_i2w.data.pairs import EpochBatches, ImagePairs, ListColumns, TrainPreparation, read_pair_list
+from context_i2w.data.pairs import EpochBatches, ImagePairs, ListColumns, read_pair_list
+from context_i2w.data.similar import similar_order
 from context_i2w.data.strings import Strings
+from context_i2w.data.views import TrainPreparation, ViewOptions
 from context_i2w.errors import UserError
 from context_i2w.images import ImageSource, Preparation
+from context_i2w.prompts import Tokenizer
 from made_pairs import encoded, jpeg, png_bomb, ten_faults, write_list
 
 PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -90,7 +94,7 @@ def test_faults_are_skipped_or_read_and_counted(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"])
 def test_every_mode_is_read_or_counted(crop, mode):
     content = encoded(Image.new(mode, (20, 30)), "TIFF")
-    image = TrainPreparation(PREPARATION, crop)("name", "drawn", content)
+    image = TrainPreparation(PREPARATION, crop)("name", "drawn", content)[0]
     assert image.shape == (3, 16, 16)
 
 
@@ -104,8 +108,31 @@ def test_crops_depend_on_what_they_are_drawn_from_alone(tmp_path):
     assert torch.equal(crop("other", "0-1-2", path.read_bytes()), one)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(crop(str(path), "0-1-3"), one)
-    whole = TrainPreparation(PREPARATION, False)(str(path), "0-1-2")
+    whole = TrainPreparation(PREPARATION, False)(str(path), "0-1-2")[0]
     assert torch.equal(whole, PREPARATION(ImageSource(str(path))))
+
+
+@pytest.mark.parametrize("crop", [True, False])
+@pytest.mark.parametrize("view", [ViewOptions(crop=0.3), ViewOptions(colour=1.0), ViewOptions(0.3, 1.0)])
+def test_a_view_is_another_picture_of_the_same_target(tmp_path, crop, view):
+    path = str(tmp_path / "a.png")
+    noise = Image.effect_noise((60, 50), 80)
+    Image.merge("RGB", [noise, noise.rotate(90), noise.rotate(180)]).save(path)
+    seen, target = TrainPreparation(PREPARATION, crop, view)(path, "0-1-2")
+    assert torch.equal(target, TrainPreparation(PREPARATION, crop)(path, "0-1-2")[0])
+    assert not torch.equal(seen, target)
+    again, other = (TrainPreparation(PREPARATION, crop, view)(path, drawn)[0] for drawn in ("0-1-2", "0-1-3"))
+    assert torch.equal(again, seen)
+    assert not torch.equal(other, seen)
+
+
+def test_as_many_views_change_colour_as_asked_for(tmp_path):
+    path = str(write(tmp_path / "a.png", encoded(Image.new("RGB", (20, 20), (200, 40, 40)), "PNG")))
+    prepare = TrainPreparation(PREPARATION, False, ViewOptions(colour=0.5))
+    changed = [not torch.equal(*prepare(path, f"0-0-{row}")) for row in range(200)]
+    assert 70 < sum(changed) < 130
+    with pytest.raises(ValueError, match="shares from 0 to 1"):
+        ViewOptions(crop=2)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
@@ -128,3 +155,34 @@ def test_processes_share_the_batches_of_one_process(count, size, world, epoch, d
     assert [[*itertools.chain(*rows)] for rows in zip(*parts)] == whole[start:]
     used = [*itertools.chain(*whole)]
     assert len(set(used)) == len(used) == count // (size * world) * size * world
+
+
+def test_another_column_changes_the_condition_and_nothing_else(tmp_path):
+    path = write_list(tmp_path, 4)
+    masked, whole = (
+        ImagePairs(read_pair_list(path, ListColumns(masked=name)), PREPARATION, False, 0, 77)[0, [2, 0, 1]]
+        for name in ("masked_title", "title")
+    )
+    assert torch.equal(masked.images, whole.images)
+    assert torch.equal(whole.condition_ids[0], Tokenizer()(["a thing"])[0])
+    assert not torch.equal(masked.condition_ids, whole.condition_ids)
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 99))
+@settings(deadline=None)
+def test_a_similar_order_has_every_row_once(count, leaf, seed):
+    embeddings = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    order = similar_order(embeddings, leaf, np.random.default_rng(seed))
+    assert sorted(order) == list(range(count))
+    assert np.array_equal(order, similar_order(embeddings, leaf, np.random.default_rng(seed)))
+
+
+def test_neighbours_in_a_similar_order_look_alike():
+    centres = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    labels = np.random.default_rng(0).integers(16, size=800)
+    embeddings = centres[labels] + 0.2 * torch.randn(800, 32, generator=torch.Generator().manual_seed(1))
+    orders = [similar_order(embeddings, 25, np.random.default_rng(seed)) for seed in (0, 1)]
+    for order in orders:
+        same = np.mean(labels[order[1:]] == labels[order[:-1]])
+        assert same > 0.4  # 1 in 16 at random
+    assert not np.array_equal(*orders)

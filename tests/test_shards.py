@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from context_i2w.data.pairs import TrainPreparation
 from context_i2w.data.shard_files import expand_shards, is_shards, read_samples, shard_sizes
 from context_i2w.data.shard_plan import ShardPlan
 from context_i2w.data.shards import ShardOptions, ShardSource
+from context_i2w.data.views import TrainPreparation, ViewOptions
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.images import Preparation
@@ -23,8 +23,8 @@ PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TOKENIZER = Tokenizer(77)
 
 
-def source(data, batch_size, rank=0, world=1, workers=0, crop=True, **options) -> ShardSource:
-    prepare = TrainPreparation(PREPARATION, crop)
+def source(data, batch_size, rank=0, world=1, workers=0, crop=True, view=None, **options) -> ShardSource:
+    prepare = TrainPreparation(PREPARATION, crop, view)
     options = ShardOptions(**{"shuffle": 16, **options})
     return ShardSource(data, "masked_title", prepare, TOKENIZER, batch_size, 0, Process(rank, world), workers, options)
 
@@ -164,3 +164,13 @@ def test_wrong_use_is_explained(tmp_path, shards):
     (tmp_path / "1.tar").write_text("no tar")
     with pytest.raises(UserError, match=r"1\.tar"):
         source(str(tmp_path / "1.tar"), 1)
+
+
+def test_views_of_shards_come_with_their_targets(tmp_path):
+    shards = write_shards(tmp_path, [12])
+    plain = next(source(shards, 8, crop=False).epoch(0))
+    for workers in (0, 2):
+        batch = next(source(shards, 8, crop=False, workers=workers, view=ViewOptions(colour=1.0)).epoch(0))
+        assert torch.equal(batch.targets, plain.images)
+        assert batch.images.shape == batch.targets.shape
+        assert not torch.equal(batch.images, batch.targets)

@@ -105,10 +105,20 @@ def test_pairs_are_a_list_with_masked_captions(world):
         with (world / "cc" / name).open(newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         assert len(rows) == count
-        assert list(rows[0]) == ["filepath", "title", "masked_title"]
+        assert list(rows[0])[:3] == ["filepath", "title", "masked_title"]
         for row in rows:
             assert Image.open(world / "cc" / row["filepath"]).size == (SIZE, SIZE)
             assert_one_noun_masked(row["title"], row["masked_title"])
+            assert_one_noun_masked(row["title"], row["masked_head_noun"])
+            assert 1 <= row["masked_all_nouns"].count(PLACEHOLDER) >= row["masked_subject"].count(PLACEHOLDER) == 1
+            assert row["masked_one"].count(PLACEHOLDER) == 1
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+def test_a_caption_that_names_one_thing_names_no_other(seed):
+    scene = random_scene((seed, 0), 0)
+    assert len(make_caption(scene, alone=True).nouns) == 1
 
 
 @given(st.integers(0, 2**31), st.integers(0, 5))

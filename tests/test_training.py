@@ -10,6 +10,7 @@ from context_i2w.clip import ImageFeatures
 from context_i2w.data.pairs import Batch
 from context_i2w.distributed import Process, join, launch, leave
 from context_i2w.errors import UserError
+from context_i2w.losses import contrastive_loss
 from context_i2w.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.optim import OptimOptions
 from context_i2w.prompts import Tokenizer, mark_placeholders
@@ -200,3 +201,35 @@ def test_two_processes_give_the_update_of_one(golden_clip, golden_clip_state, tm
         assert two["losses"] == pytest.approx(losses, abs=1e-5)
         for name, tensor in one.mapper.state_dict().items():
             assert torch.allclose(two["mapper"][name], tensor, atol=1e-5), name
+
+
+def test_the_text_is_matched_to_the_target_where_the_view_differs(golden_clip, golden_mapper, golden_batch):
+    targets = golden_batch.images.flip(3) + 0.3
+    embeddings = golden_clip.encode_image(targets).embedding
+    image = golden_clip.encode_image(golden_batch.images)
+    golden_mapper.eval()
+    condition = golden_clip.encode_text(golden_batch.condition_ids)
+    losses = []
+    for batch in (
+        golden_batch._replace(targets=targets),
+        golden_batch._replace(target_embeddings=embeddings),
+        Batch(golden_batch.condition_ids, None, image, condition, target_embeddings=embeddings),
+    ):
+        for accumulate in (1, 2):
+            trainer = Trainer(
+                golden_clip, golden_mapper, FixedSource([batch]), TrainOptions(accumulate=accumulate), OptimOptions()
+            )
+            losses.append(float(trainer._backward(batch)))
+    text = golden_clip.compose(trainer.prompt_ids, golden_mapper(condition, image))
+    wanted = float(contrastive_loss(embeddings, text, golden_clip.logit_scale).detach())
+    assert losses == pytest.approx([wanted] * len(losses), abs=1e-5)
+    published = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), TrainOptions(), OptimOptions())
+    assert abs(float(published._backward(golden_batch)) - wanted) > 1e-3
+
+
+def test_an_epochs_loss_is_the_mean_of_its_steps(golden_clip, golden_mapper, golden_batch):
+    source = FixedSource([golden_batch] * 3)
+    trainer = Trainer(golden_clip, golden_mapper, source, TrainOptions(epochs=2), OptimOptions(lr=1e-3, warmup=1))
+    steps, epochs = [], []
+    trainer.run(lambda loss: steps.append(float(loss)), lambda: epochs.append(trainer.epoch_loss))
+    assert epochs == pytest.approx([sum(steps[:3]) / 3, sum(steps[3:]) / 3])

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarking.made_cache import random_cache
 from benchmarking.timing import clock_for
 from context_i2w.clip import CLIPSizes
-from context_i2w.data.feature_cache import VALID, CacheKey, FeatureCache
 from context_i2w.data.pairs import ImagePairs, read_pair_list
 from context_i2w.data.source import ListSource
 from context_i2w.distributed import Process
@@ -29,7 +29,8 @@ def measure_loading(sizes: CLIPSizes, images: int, batch: int, workers: int) -> 
         for count in sorted({0, workers}):
             rates[f"files, {count} workers"] = _rate(pairs, images, batch, count)
         for precision in ("fp16", "int8"):
-            rates[f"cache, {precision}"] = _rate(_cache(folder / precision, sizes, images, precision), images, batch, 0)
+            cache = random_cache(folder / precision, sizes, images, precision)
+            rates[f"cache, {precision}"] = _rate(cache, images, batch, 0)
     return {"images": images, "batch": batch, "images per second": rates}
 
 
@@ -52,14 +53,3 @@ def _pairs(folder: Path, sizes: CLIPSizes, count: int) -> ImagePairs:
     (folder / "list.tsv").write_text("\n".join(lines))
     preparation = Preparation(sizes.image_size, MEAN, STD)
     return ImagePairs(read_pair_list(folder / "list.tsv"), preparation, True, 0, sizes.context_length)
-
-
-def _cache(folder: Path, sizes: CLIPSizes, count: int, precision: str) -> FeatureCache:
-    folder.mkdir()
-    key = CacheKey("", "", sizes.image_size, MEAN, STD, "", count, True, precision, 0, None)
-    cache = FeatureCache(folder, None, key, sizes)
-    records = np.memmap(folder / "shard-00000.bin", cache.record, "w+", shape=count)
-    records["tokens"] = torch.randint(-99, 99, records["tokens"].shape).numpy()
-    records["state"] = VALID
-    records.flush()
-    return cache.open()

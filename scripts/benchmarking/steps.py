@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from benchmarking.made_cache import make_cache
 from benchmarking.timing import MATMUL, added_memory, alternate, matmul
 from context_i2w.clip import FrozenCLIP
-from context_i2w.data.feature_cache import VALID, CacheKey, FeatureCache
+from context_i2w.data.feature_cache import FeatureCache
 from context_i2w.data.pairs import Batch
 from context_i2w.distributed import Process
 from context_i2w.flops import WAYS, TowerShape
@@ -131,17 +131,13 @@ class _OneBatch:
 
 def _cache(folder: Path, clip: FrozenCLIP, images: Tensor, ids: Tensor) -> FeatureCache:
     """A feature cache on disk with these images' features."""
-    key = CacheKey(clip.name, "", 0, (), (), "", len(images), True, "fp16", 0, None)
-    cache = FeatureCache(folder, None, key, clip.sizes)
-    records = np.memmap(folder / "shard-00000.bin", cache.record, "w+", shape=len(images))
-    for start in range(0, len(images), 32):
-        rows = slice(start, start + 32)
-        image = clip.encode_image(images[rows])
-        records["embedding"][rows], records["tokens"][rows] = image.embedding.cpu(), image.tokens.cpu()
-        records["condition"][rows], records["condition_ids"][rows] = clip.encode_text(ids[rows]).cpu(), ids[rows]
-    records["state"] = VALID
-    records.flush()
-    return cache.open()
+    return make_cache(
+        folder,
+        clip.sizes,
+        len(images),
+        lambda rows: clip.encode_image(images[rows]),
+        lambda rows: (ids[rows], clip.encode_text(ids[rows])),
+    )
 
 
 def _relative(found: Tensor, wanted: Tensor) -> float:

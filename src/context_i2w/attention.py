@@ -27,10 +27,12 @@ class AttentionMaps(NamedTuple):
 
 
 def attention_maps(mapper: ContextI2W, condition: Tensor, image: ImageFeatures) -> AttentionMaps:
-    """The maps for conditions [B, E] and the features of B images."""
+    """The maps for conditions [B, E] and the features of B images; Q is 0 for a mapper without a local branch."""
     with torch.no_grad():
         rotated = mapper.rotate(condition, image)[:, 1:]
         strength = rotated.norm(dim=-1) / image.tokens[:, 1:].norm(dim=-1)
+        if not mapper.options.local_branch:
+            return AttentionMaps(strength, strength[:, None][:, :0], strength[:, :0])
         standardised = F.layer_norm(rotated, rotated.shape[-1:], eps=LAYER_NORM_EPS)
         queries = mapper.extractor.queries.expand(len(rotated), -1, -1)
         layers = []

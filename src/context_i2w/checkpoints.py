@@ -145,7 +145,9 @@ def hash_file(path: Path) -> str:
 
 
 def options_from(mapper_name: str, values: Mapping[str, Any], origin: str) -> Any:
-    """The mapper's Options from a plain mapping. Raises UserError for an unknown mapper or option."""
+    """The mapper's Options from a plain mapping. Raises UserError for an unknown mapper or option, and for a
+    combination that the mapper refuses.
+    """
     if mapper_name not in MAPPERS:
         raise UserError(f"{origin}: unknown mapper {mapper_name!r}; known are {', '.join(MAPPERS)}")
     options = MAPPERS[mapper_name].Options
@@ -153,7 +155,10 @@ def options_from(mapper_name: str, values: Mapping[str, Any], origin: str) -> An
     if unknown:
         known = ", ".join(options.__dataclass_fields__)
         raise UserError(f"{origin}: {mapper_name} has no option {', '.join(sorted(unknown))}; it has {known}")
-    return options(**values)
+    try:
+        return options(**values)
+    except ValueError as error:
+        raise UserError(f"{origin}: {error}") from None
 
 
 def _from_published(path: Path, content: dict) -> Checkpoint:

@@ -6,12 +6,17 @@ weights) and two for a frozen tower that gradients pass through, as is usual.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import open_clip
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from context_i2w.clip import CLIPSizes
-from context_i2w.mappers import ContextI2WOptions
+from context_i2w.clip import CLIPSizes, ImageFeatures
+from context_i2w.mappers import ContextI2WOptions, Mapper
 from context_i2w.weights import sizes_by_name
 
 
@@ -63,10 +68,33 @@ def mapper(sizes: CLIPSizes, options: ContextI2WOptions | None = None, absorbed:
     """Context-I2W's forward pass for one image; absorbed: keys and values as in mappers.ExtractorBlock."""
     options = options or ContextI2WOptions()
     width = sizes.vision_width
-    rotation = linear(sizes.image_tokens, width, width) + linear(1, sizes.embed_dim, width)
+    used = sizes.image_tokens if options.local_branch else 1
+    selector = linear(1, sizes.embed_dim, width) + (linear(used, width, width) if options.rotation else 0)
+    heads = (options.local_branch + options.global_branch) * _word_head(sizes, options)
+    if not options.local_branch:
+        return selector + heads
     attention = (_absorbed_attention if absorbed else _plain_attention)(sizes, options)
     feed_forward = 2 * linear(options.queries, width, options.feed_forward * width)
-    return rotation + options.depth * (attention + feed_forward) + 2 * _word_head(sizes, options)
+    return selector + options.depth * (attention + feed_forward) + heads
+
+
+def counted(compute: Callable[[], Any]) -> int:
+    """What torch counts while `compute` runs, fused kernels that it does not see being off."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            compute()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    return counter.get_total_flops()
+
+
+def counted_forward(mapper: Mapper, sizes: CLIPSizes) -> int:
+    """Any mapper's forward pass for one image."""
+    embedding = torch.zeros(1, sizes.embed_dim)
+    image = ImageFeatures(embedding, torch.zeros(1, sizes.image_tokens, sizes.vision_width))
+    return counted(lambda: mapper(embedding, image))
 
 
 def _plain_attention(sizes: CLIPSizes, options: ContextI2WOptions) -> int:

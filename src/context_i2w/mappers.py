@@ -34,19 +34,22 @@ class Mapper(nn.Module):
 class IntentViewSelector(nn.Module):
     """Rotates the image tokens into the view that the description asks for: z = (W_R x) ⊙ (W_c c).
 
-    W_R is weight-normalised per output row: W = g · v / ‖v‖.
+    W_R is weight-normalised per output row: W = g · v / ‖v‖. rotation=False leaves it out: z = x ⊙ (W_c c).
     """
 
-    def __init__(self, vision_width: int, embed_dim: int):
+    def __init__(self, vision_width: int, embed_dim: int, rotation: bool = True):
         super().__init__()
+        self.rotation = rotation
         self.condition = nn.Linear(embed_dim, vision_width, bias=False)
-        self.direction = nn.Parameter(nn.Linear(vision_width, vision_width, bias=False).weight.detach().clone())
-        self.magnitude = nn.Parameter(self.direction.detach().norm(dim=1, keepdim=True))
+        if rotation:
+            self.direction = nn.Parameter(nn.Linear(vision_width, vision_width, bias=False).weight.detach().clone())
+            self.magnitude = nn.Parameter(self.direction.detach().norm(dim=1, keepdim=True))
 
     def forward(self, condition: Tensor, tokens: Tensor) -> Tensor:
         """condition [B, E], tokens [B, N, V] -> rotated tokens [B, N, V]."""
-        rotation = self.magnitude * F.normalize(self.direction, dim=1, eps=0.0)
-        return F.linear(tokens, rotation) * self.condition(condition)[:, None]
+        if self.rotation:
+            tokens = F.linear(tokens, self.magnitude * F.normalize(self.direction, dim=1, eps=0.0))
+        return tokens * self.condition(condition)[:, None]
 
 
 class ExtractorBlock(nn.Module):
@@ -165,6 +168,13 @@ class ContextI2WOptions:
     dropout: float = 0.1
     gate: float = 0.0  # start of the local branch's gate
     condition: bool = True  # False: a constant condition, so that the description is not seen ("no context")
+    rotation: bool = True  # False: the Intent View Selector only scales the tokens
+    local_branch: bool = True  # False: no Visual Target Extractor, the class token alone
+    global_branch: bool = True  # False: the Visual Target Extractor alone, without a gate
+
+    def __post_init__(self):
+        if not (self.local_branch or self.global_branch):
+            raise ValueError("local_branch and global_branch are both False: nothing is left to make a word of")
 
 
 class ContextI2W(Mapper):
@@ -177,10 +187,11 @@ class ContextI2W(Mapper):
         self.options = options = options or self.Options()
         self.uses_condition = options.condition
         width = sizes.vision_width
-        self.selector = IntentViewSelector(width, sizes.embed_dim)
-        self.extractor = VisualTargetExtractor(
-            width, options.queries, options.depth, options.heads, options.head_width, options.feed_forward
-        )
+        self.selector = IntentViewSelector(width, sizes.embed_dim, options.rotation)
+        if options.local_branch:
+            self.extractor = VisualTargetExtractor(
+                width, options.queries, options.depth, options.heads, options.head_width, options.feed_forward
+            )
         head = (
             width,
             sizes.embed_dim,
@@ -189,14 +200,23 @@ class ContextI2W(Mapper):
             options.head_layers,
             options.dropout,
         )
-        self.global_head = WordHead(*head)
-        self.local_head = WordHead(*head)
-        self.gate = nn.Parameter(torch.tensor([float(options.gate)]))
+        if options.global_branch:
+            self.global_head = WordHead(*head)
+        if options.local_branch:
+            self.local_head = WordHead(*head)
+        if options.local_branch and options.global_branch:
+            self.gate = nn.Parameter(torch.tensor([float(options.gate)]))
 
     def forward(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
+        if not self.options.local_branch:
+            image = ImageFeatures(image.embedding, image.tokens[:, :1])
         rotated = self.rotate(condition, image)
-        queries = self.extractor(rotated[:, 1:])
-        return self.global_head(rotated[:, 0]) + self.gate.tanh() * self.local_head(queries.mean(dim=1))
+        if not self.options.local_branch:
+            return self.global_head(rotated[:, 0])
+        local = self.local_head(self.extractor(rotated[:, 1:]).mean(dim=1))
+        if not self.options.global_branch:
+            return local
+        return self.global_head(rotated[:, 0]) + self.gate.tanh() * local
 
     def rotate(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
         """The image tokens in the view of the condition, [B, N, V]."""

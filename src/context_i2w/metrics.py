@@ -34,6 +34,16 @@ def recall_and_precision_at(
     return recalls | {f"P@{k}": 100.0 * _mean(at[k] / min(k, gallery_size)) for k in cutoffs}
 
 
+def recall_of_each(tops: torch.Tensor, positives: Sequence[Sequence[int]], k: int) -> torch.Tensor:
+    """Each query's part in R@K, in percent [Q]: positives among its first K / its positives (0 if it has none).
+
+    tops [Q, >= K]: gallery indices in ranking order, -1 where none is left. With one positive per query the mean is
+    the usual Recall@K, with several that of ImageNet-R.
+    """
+    found = [len(set(row) & set(wanted)) / max(len(wanted), 1) for row, wanted in zip(tops[:, :k].tolist(), positives)]
+    return 100.0 * torch.tensor(found, dtype=torch.float64)
+
+
 def recall_ceiling_at(positives: torch.Tensor, cutoffs: Sequence[int]) -> dict[str, float]:
     """What a perfect ranking reaches in `recall_and_precision_at`: K places hold at most K positives."""
     return {f"R@{k}": 100.0 * _mean(positives.clamp(max=k) / (positives + PUBLISHED_EPSILON)) for k in cutoffs}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from context_i2w.errors import UserError
 from context_i2w.published import published_name
 
 
@@ -19,6 +20,8 @@ class OptimOptions:
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
+    # (beginning of parameters' names, factor on their learning rate); the last one that fits counts
+    multipliers: tuple[tuple[str, float], ...] = ()
 
 
 def decays(name: str) -> bool:
@@ -31,11 +34,22 @@ def decays(name: str) -> bool:
 
 
 def make_optimizer(mapper: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
-    """AdamW over the mapper's trainable parameters, in two groups: without and with weight decay."""
+    """AdamW over the mapper's trainable parameters, in two groups: without and with weight decay.
+
+    Parameters with a multiplier form groups of their own after these. Raises UserError for a multiplier that no
+    parameter's name begins with.
+    """
     named = [(name, p) for name, p in mapper.named_parameters() if p.requires_grad]
+    for prefix, _ in options.multipliers:
+        if not any(name.startswith(prefix) for name, _ in named):
+            known = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in named))
+            raise UserError(f"--lr-multiplier {prefix}: no parameter's name begins so; they begin with {known}")
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, False): [], (1.0, True): []}
+    for name, parameter in named:
+        members.setdefault((_multiplier(name, options), decays(name)), []).append(parameter)
     groups = [
-        {"params": [p for name, p in named if not decays(name)], "weight_decay": 0.0},
-        {"params": [p for name, p in named if decays(name)], "weight_decay": options.weight_decay},
+        {"params": parameters, "weight_decay": options.weight_decay if decayed else 0.0, "multiplier": multiplier}
+        for (multiplier, decayed), parameters in members.items()
     ]
     on_gpu = any(p.is_cuda for _, p in named)
     betas = (options.beta1, options.beta2)
@@ -52,4 +66,8 @@ def learning_rate(step: int, base: float, warmup: int, total: int) -> float:
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("multiplier", 1.0)  # older checkpoints' groups have none
+
+
+def _multiplier(name: str, options: OptimOptions) -> float:
+    return next((factor for prefix, factor in reversed(options.multipliers) if name.startswith(prefix)), 1.0)

@@ -11,10 +11,12 @@ from context_i2w.command_line import Parser
 from context_i2w.data.feature_cache import CacheOptions
 from context_i2w.data.pairs import ListColumns
 from context_i2w.data.shards import ShardOptions
+from context_i2w.data.views import ViewOptions
 from context_i2w.errors import UserError
 from context_i2w.mappers import MAPPERS
 from context_i2w.optim import OptimOptions
 from context_i2w.periodic_evaluation import EvaluationOptions
+from context_i2w.train_data import BATCHES
 from context_i2w.train_run import RunSettings
 from context_i2w.training import PRECISIONS, TRAINING_TEXTS, TrainOptions
 
@@ -22,6 +24,7 @@ from context_i2w.training import PRECISIONS, TRAINING_TEXTS, TrainOptions
 TOY_RECIPE = {"lr": 1e-3, "wd": 0.1, "warmup": 50, "epochs": 8, "batch_size": 256, "workers": 0}
 # The paper's, for Conceptual Captions on 8 GPUs.
 PAPER_RECIPE = {"lr": 1e-5, "wd": 0.1, "warmup": 10_000, "epochs": 30, "batch_size": 128, "workers": 4}
+VIEWS_KEPT = 4  # of each image in the feature cache, where the mapper sees another view than the target's
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,6 +48,8 @@ def run_settings(args: argparse.Namespace, **toy: Any) -> RunSettings:
     """RunSettings of parsed arguments; `toy` overrides what the user left open, for the toy world."""
     recipe = TOY_RECIPE if toy else PAPER_RECIPE
     chosen = {name: value if (value := getattr(args, name)) is not None else recipe[name] for name in recipe}
+    view = _view(args)
+    crops = args.crops or (VIEWS_KEPT if view.differs else 0)
     given = {name: value for name, value in toy.items() if getattr(args, name, None) is None}
     return RunSettings(
         train_data=given.get("train_data", args.train_data),
@@ -63,9 +68,13 @@ def run_settings(args: argparse.Namespace, **toy: Any) -> RunSettings:
             seed=args.seed,
             max_broken=args.max_broken,
         ),
-        optim=OptimOptions(lr=chosen["lr"], weight_decay=chosen["wd"], warmup=chosen["warmup"]),
+        optim=OptimOptions(
+            lr=chosen["lr"], weight_decay=chosen["wd"], warmup=chosen["warmup"], multipliers=_multipliers(args)
+        ),
         feature_cache=given.get("feature_cache", args.feature_cache),
-        cache=CacheOptions(MAPPERS[args.mapper].uses_tokens, args.cache_precision, args.crops),
+        cache=CacheOptions(MAPPERS[args.mapper].uses_tokens, args.cache_precision, crops),
+        view=view,
+        batches=args.batches,
         workers=chosen["workers"],
         logs=args.logs,
         name=args.name,
@@ -95,6 +104,24 @@ def _mapper_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
+def _view(args: argparse.Namespace) -> ViewOptions:
+    try:
+        return ViewOptions(args.view_crop, args.view_colour)
+    except ValueError as error:
+        raise UserError(f"--view-crop, --view-colour: {error}") from None
+
+
+def _multipliers(args: argparse.Namespace) -> tuple[tuple[str, float], ...]:
+    found = []
+    for pair in args.lr_multiplier:
+        name, _, factor = pair.partition("=")
+        try:
+            found.append((name, float(factor)))
+        except ValueError:
+            raise UserError(f"--lr-multiplier {pair}: write it as name=factor, for instance gate=10") from None
+    return tuple(found)
+
+
 def _data(group) -> None:
     group.add_argument("--train-data", metavar="LIST|SHARDS", help="tab-separated list, or WebDataset shards")
     group.add_argument("--val-data", metavar="LIST", help="held-out list, for a validation loss after each epoch")
@@ -110,7 +137,21 @@ def _data(group) -> None:
     group.add_argument("--feature-cache", metavar="DIR", help="keep CLIP's features here; later epochs read them")
     group.add_argument("--cache-precision", choices=("fp16", "int8"), default="fp16", help="of cached image tokens")
     group.add_argument(
-        "--crops", type=int, default=0, metavar="K", help="random crops cached per image; 0: whole image"
+        "--crops", type=int, default=0, metavar="K", help="random crops (or views) cached per image; 0: whole image"
+    )
+    group.add_argument(
+        "--view-crop",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="the mapper sees a crop of at least this share of the image, while the text is to match the whole; 0: off",
+    )
+    group.add_argument(
+        "--view-colour",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="this share of images is shown to the mapper grey or with turned hues; 0: off",
     )
 
 
@@ -135,12 +176,25 @@ def _recipe(group) -> None:
     group.add_argument("--lr", type=float, help=f"peak learning rate; {shown['lr']}")
     group.add_argument("--wd", type=float, help=f"weight decay; {shown['wd']}")
     group.add_argument("--warmup", type=int, help=f"steps; {shown['warmup']}")
+    group.add_argument(
+        "--lr-multiplier",
+        action="append",
+        default=[],
+        metavar="NAME=FACTOR",
+        help="on the learning rate of the parameters whose names begin so, as gate=10; repeatable",
+    )
     group.add_argument("--accumulate", type=int, default=1, metavar="K", help="parts of a batch, to save memory")
     group.add_argument(
         "--training-text",
         choices=TRAINING_TEXTS,
         default="published",
         help="what the pseudo-word is put into",
+    )
+    group.add_argument(
+        "--batches",
+        choices=BATCHES,
+        default="random",
+        help="similar: of groups of images that look alike to CLIP, by cached embeddings (random if left out)",
     )
     group.add_argument("--seed", type=int, default=0, help="of weights, data order, crops and dropout")
 

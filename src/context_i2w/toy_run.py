@@ -4,12 +4,12 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.evaluation import Result, evaluate
 from context_i2w.evaluation_setup import load_models
-from context_i2w.mappers import MAPPERS
 from context_i2w.pictures import loss_curve, top_results
 from context_i2w.report import as_json, markdown_table, protocol_line, write_json
 from context_i2w.run_folder import LAST
@@ -49,9 +49,8 @@ def train_and_report(args: argparse.Namespace) -> None:
 def toy_settings(args: argparse.Namespace, world: Path) -> RunSettings:
     """Settings of a run on the toy world, where the command line leaves them open; features are cached in it."""
     kind = [load_clip("toy").weights_hash[:8], args.cache_precision]
-    kind += [f"{args.crops}-crops"] if args.crops else []
-    kind += [] if MAPPERS[args.mapper].uses_tokens else ["no-tokens"]
-    return run_settings(
+    kind += [f"{args.crops}-crops"] if args.crops and not (args.view_crop or args.view_colour) else []
+    settings = run_settings(
         args,
         train_data=str(world / FOLDER / TRAINING_LIST),
         val_data=str(world / FOLDER / VALIDATION_LIST),
@@ -59,6 +58,7 @@ def toy_settings(args: argparse.Namespace, world: Path) -> RunSettings:
         pretrained="toy",
         feature_cache=str(world / "-".join(["features", *kind])),
     )
+    return replace(settings, cache=replace(settings.cache, tokens=True))  # small, and all mappers share it
 
 
 def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> dict[str, Result]:

@@ -25,6 +25,7 @@ from context_i2w.data.feature_cache import CacheOptions
 from context_i2w.data.pairs import ListColumns, check_list_exists
 from context_i2w.data.shard_files import is_shards
 from context_i2w.data.shards import ShardOptions
+from context_i2w.data.views import ViewOptions
 from context_i2w.distributed import Process, gather_objects, join, launch, leave, started_by_launcher
 from context_i2w.errors import UserError
 from context_i2w.mappers import MAPPERS
@@ -52,6 +53,8 @@ class RunSettings:
     feature_cache: str | None = None
     cache: CacheOptions = field(default_factory=CacheOptions)
     crop: bool = True
+    view: ViewOptions = field(default_factory=ViewOptions)
+    batches: str = "random"
     workers: int = 4
     logs: str = "logs"
     name: str | None = None
@@ -107,7 +110,10 @@ class _Run:
         mapper = MAPPERS[settings.mapper](self.clip.sizes, options).to(process.device)
         train = settings.train
         data = TrainData(settings.columns, self.clip, train.batch_size, train.seed, process, settings.workers)
-        source = data.open(settings.train_data, settings.crop, settings.feature_cache, settings.cache, settings.shards)
+        cache, view = settings.cache, settings.view
+        source = data.open(
+            settings.train_data, settings.crop, settings.feature_cache, cache, settings.shards, view, settings.batches
+        )
         self.trainer = Trainer(self.clip, mapper, source, train, settings.optim, process, settings.compiled)
         self.validation = None
         if settings.val_data:
@@ -219,7 +225,7 @@ class _Run:
 
     def _after_epoch(self) -> None:
         settings, state = self.settings, self.trainer.state
-        scalars = {}
+        scalars = {"epoch_loss": self.trainer.epoch_loss}
         if self.validation:
             scalars["validation_loss"] = self.trainer.validate(self.validation.epoch(0))
         if self.folder is None:
@@ -230,8 +236,7 @@ class _Run:
             scalars["broken_pairs"] = sum(state.broken.values())
             reasons = ", ".join(f"{kind}: {count}" for kind, count in state.broken.most_common(8))
             tqdm.write(f"epoch {state.epoch}: {scalars['broken_pairs']} broken pairs so far ({reasons})", sys.stderr)
-        if scalars:
-            self.folder.log(state.step, **scalars)
+        self.folder.log(state.step, **scalars)
         if state.epoch % settings.save_frequency == 0 or state.epoch == settings.train.epochs:
             self.folder.save(self._content(), state.epoch, settings.keep)
             self.last_save = time.monotonic()

@@ -49,6 +49,7 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     samples: int = 0  # of the epoch, over all processes
+    losses: tuple[float | Tensor, int] = (0.0, 0)  # sum and number of the epoch's
     broken: Counter = field(default_factory=Counter)  # over all processes, up to the last `share_broken`
 
 
@@ -69,6 +70,7 @@ class Trainer:
         self.options, self.optim, self.process = options, optim, process or Process()
         self.state = TrainState()
         self.newly_broken: Counter = Counter()  # of this process alone, not shared yet
+        self.epoch_loss = 0.0  # mean over the last epoch's steps
         self.optimizer = make_optimizer(mapper, optim)
         self.total_steps = options.epochs * source.batches
         self.forward: nn.Module = torch.compile(mapper) if compiled else mapper
@@ -96,7 +98,9 @@ class Trainer:
                 loss = self.step(batch)
                 if on_step(loss):
                     return
-            self.state.epoch, self.state.samples = self.state.epoch + 1, 0
+            total, count = self.state.losses
+            self.epoch_loss = float(total) / max(count, 1)
+            self.state.epoch, self.state.samples, self.state.losses = self.state.epoch + 1, 0, (0.0, 0)
             self.share_broken(few=1)
             on_epoch()
             self.mapper.train()
@@ -115,6 +119,8 @@ class Trainer:
         if loss is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            total, count = state.losses
+            state.losses = total + loss.double(), count + 1
         state.step += 1
         state.samples += self.global_batch
         return loss
@@ -155,6 +161,7 @@ class Trainer:
             "step": self.state.step,
             "epoch": self.state.epoch,
             "samples": self.state.samples,
+            "losses": (float(self.state.losses[0]), self.state.losses[1]),
             "broken": dict(self.state.broken),
             "order": self.source.order,
             "global_batch": self.global_batch,
@@ -181,7 +188,8 @@ class Trainer:
                 )
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        self.state = TrainState(saved["step"], saved["epoch"], saved["samples"], Counter(saved["broken"]))
+        losses = saved.get("losses", (0.0, 0))  # older checkpoints have none
+        self.state = TrainState(saved["step"], saved["epoch"], saved["samples"], losses, Counter(saved["broken"]))
 
     def _backward(self, batch: Batch) -> Tensor | None:
         """Gradients of the global loss; the batch goes through in `accumulate` parts. None if no pair is left.
@@ -225,10 +233,11 @@ class Trainer:
         if batch.size == 0:  # DDP wants a forward pass all the same: of one pair, of which nothing is kept
             size = self.clip.sizes.image_size
             blank = Batch(self.prompt_ids, images=torch.zeros(1, 3, size, size))
-            image, text = self._embeddings(blank, mapper, prompts)
-            return image[:0], text[:0]
+            target, text = self._embeddings(blank, mapper, prompts)
+            return target[:0], text[:0]
         image, condition = self._features(batch)
-        return image.embedding, self.clip.compose(prompts(batch.condition_ids), mapper(condition, image))
+        text = self.clip.compose(prompts(batch.condition_ids), mapper(condition, image))
+        return self._targets(batch, image), text
 
     def _features(self, batch: Batch) -> tuple[ImageFeatures, Tensor | None]:
         device = self.process.device
@@ -245,6 +254,14 @@ class Trainer:
         if batch.condition is not None:
             return image, batch.condition.to(device, non_blocking=True)
         return image, self.clip.encode_text(batch.condition_ids)
+
+    def _targets(self, batch: Batch, image: ImageFeatures) -> Tensor:
+        """Embeddings [B, E] that the composed text is to match."""
+        if batch.target_embeddings is not None:
+            return batch.target_embeddings.to(self.process.device, non_blocking=True)
+        if batch.targets is not None:
+            return self.clip.encode_image(batch.targets).embedding
+        return image.embedding
 
     def _prompts(self, masked_ids: Tensor) -> Tensor:
         """Token ids that the pseudo-word is put into: the published prompt, or the masked caption itself."""
@@ -275,7 +292,14 @@ def _split(batch: Batch, count: int) -> list[Batch]:
 def _rows(batch: Batch, rows: slice) -> Batch:
     take = lambda x: None if x is None else x[rows]  # noqa: E731
     features = batch.features and ImageFeatures(batch.features.embedding[rows], take(batch.features.tokens))
-    return Batch(batch.condition_ids[rows], take(batch.images), features, take(batch.condition))
+    return Batch(
+        batch.condition_ids[rows],
+        take(batch.images),
+        features,
+        take(batch.condition),
+        targets=take(batch.targets),
+        target_embeddings=take(batch.target_embeddings),
+    )
 
 
 class Stopwatch:

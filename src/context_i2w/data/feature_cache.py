@@ -1,35 +1,35 @@
-"""Frozen CLIP's features of the training pairs, computed once and kept on disk as memory-mapped shards.
+"""Frozen CLIP's features of the training pairs, computed once and kept on disk.
 
-The towers are frozen, so an image prepared in the same way gives the same features in every epoch. A cache is a folder:
-    key.json            what the features depend on
-    shard-NNNNN.bin     one record for each of its rows: image embedding, condition embedding, token ids, image tokens
-    shard-NNNNN.part    a shard that is being written; an interrupted run goes on after its last whole batch
+The towers are frozen, so an image prepared in the same way gives the same features in every epoch. A cache is a folder
+of record stores (record_store.py):
+    .                   image embedding and tokens
+    captions-HASH/      token ids and condition embedding of one column of captions; each column has its own
+    views-HASH/         embedding and tokens of the reference views of one kind, where these differ from the image
 
 Kept as they are: embeddings and conditions (float32). Image tokens are rounded: "fp16" to 2⁻¹¹ of each value (CLIP's
 are far from the ends of its range), "int8" to 1/254 of the token's largest value.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 from context_i2w.clip import CLIPSizes, FrozenCLIP, ImageFeatures
-from context_i2w.data.pairs import Batch, ImagePairs, PairList
-from context_i2w.errors import UserError
+from context_i2w.data.broken import BrokenPair, check_caption
+from context_i2w.data.pairs import Batch, ImagePairs
+from context_i2w.data.record_store import VALID, RecordStore, read_key
+from context_i2w.data.source import make_loader
+from context_i2w.data.views import TrainPreparation, ViewOptions
+from context_i2w.prompts import mark_placeholders
 
-SHARD_ROWS = 4096
-EMPTY, VALID, BROKEN = 0, 1, 2  # state of a record
 TOKEN_TYPES = {"fp16": np.float16, "int8": np.int8}
 
 
@@ -39,12 +39,12 @@ class CacheOptions:
 
     tokens: bool = True  # False: embeddings only, for mappers that read no tokens
     precision: str = "fp16"  # of the tokens: "fp16" or "int8"
-    crops: int = 0  # 0: the whole image as at evaluation; K: K random crops, one for each epoch in turn
+    crops: int = 0  # 0: the whole image as at evaluation; K: K random crops or views, one for each epoch in turn
 
 
 @dataclass(frozen=True)
-class CacheKey:
-    """What the features depend on; a cache made under another key is refused."""
+class ImageKey:
+    """What an image's features depend on; a cache made under another key is refused."""
 
     clip: str
     weights_hash: str
@@ -57,97 +57,71 @@ class CacheKey:
     precision: str
     crops: int
     seed: int | None  # of the crops
-
-    def as_json(self) -> dict:
-        return json.loads(json.dumps(asdict(self)))
+    view: ViewOptions | None = None
 
 
 class FeatureCache(Dataset):
-    """Batches of cached features; indexed by (epoch, row numbers) as ImagePairs is, of which it is made."""
+    """Batches of cached features; indexed by (epoch, row numbers) as ImagePairs is, of which it is made.
 
-    def __init__(self, folder: Path, pairs: ImagePairs, key: CacheKey, sizes: CLIPSizes):
-        self.folder, self.pairs, self.key = folder, pairs, key
-        self.record = record_type(key, sizes)
-        self.shards: list[Tensor] = []  # [rows, bytes of a record] each
+    views: of the reference images, where they differ from the images, which are then the targets.
+    """
+
+    def __init__(self, pairs: ImagePairs, images: "CachedImages", captions: RecordStore, views: "CachedImages | None"):
+        self.pairs, self.images, self.captions, self.views = pairs, images, captions, views
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch:
         epoch, rows = key
         rows = np.asarray(rows)
-        records = self._gather(rows + self.key.rows * (epoch % max(self.key.crops, 1)))
-        valid = records["state"] == VALID
+        captions, images = self.captions.read(rows), self.images.read(epoch, rows)
+        seen = self.views.read(epoch, rows) if self.views else images
+        valid = (captions["state"] == VALID) & (images["state"] == VALID) & (seen["state"] == VALID)
         broken = tuple((self.pairs.pairs.images[row], "broken when cached") for row in rows[~valid])
         if broken:
-            records = records[valid]
+            captions, images, seen = captions[valid], images[valid], seen[valid]
+        return Batch(
+            torch.from_numpy(captions["condition_ids"]).long(),
+            features=(self.views or self.images).features(seen),
+            condition=torch.from_numpy(captions["condition"]).contiguous(),
+            broken=broken,
+            target_embeddings=torch.from_numpy(images["embedding"]).contiguous() if self.views else None,
+        )
+
+    def embeddings(self, rows: Sequence[int]) -> Tensor:
+        """Embeddings [n, E] of the images (their first crops)."""
+        return torch.from_numpy(self.images.read(0, np.asarray(rows))["embedding"]).contiguous()
+
+
+class CachedImages:
+    """Features of a list's images, of K crops or views of each, or of the whole image."""
+
+    def __init__(self, folder: Path, pairs: ImagePairs, key: ImageKey, prepare: TrainPreparation, sizes: CLIPSizes):
+        self.pairs, self.key, self.prepare = pairs, key, prepare
+        views = key.rows * max(key.crops, 1)
+        self.store = RecordStore(folder, views, _image_fields(key, sizes), asdict(key))
+
+    def read(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        return self.store.read(rows + self.key.rows * (epoch % max(self.key.crops, 1)))
+
+    def features(self, records: np.ndarray) -> ImageFeatures:
         tokens = None
         if self.key.tokens:
             tokens = torch.from_numpy(records["tokens"])
             if self.key.precision == "int8":
                 tokens = tokens * torch.from_numpy(records["scale"])[..., None]
-        return Batch(
-            torch.from_numpy(records["condition_ids"]).long(),
-            features=ImageFeatures(torch.from_numpy(records["embedding"]).contiguous(), tokens),
-            condition=torch.from_numpy(records["condition"]).contiguous(),
-            broken=broken,
-        )
+        return ImageFeatures(torch.from_numpy(records["embedding"]).contiguous(), tokens)
 
-    def open(self) -> "FeatureCache":
-        """Maps the shards. Raises UserError if some are missing or cut short."""
-        for shard in range(self.shard_count):
-            path, size = self._shard(shard), len(self._views(shard)) * self.record.itemsize
-            if not path.is_file() or path.stat().st_size != size:
-                raise UserError(f"{path}: missing from the feature cache, or cut short; delete it and run again")
-            # Not np.memmap: it keeps a file open for every shard.
-            mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-            self.shards.append(mapped.view(-1, self.record.itemsize))
-        return self
+    def fill(self, clip: FrozenCLIP, batch_size: int, workers: int, title: str) -> None:
+        """Writes what is missing: one vision pass for each image or view."""
 
-    @property
-    def views(self) -> int:
-        """Rows times crops."""
-        return self.key.rows * max(self.key.crops, 1)
+        def encode(batches: list[list[int]]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+            for valid, pixels in make_loader(_Pixels(self.pairs, self.prepare), workers, sampler=batches):
+                yield valid, self.records(clip.encode_image(pixels))
 
-    @property
-    def shard_count(self) -> int:
-        return -(-self.views // SHARD_ROWS)
+        self.store.fill(encode, batch_size, title)
 
-    def write(self, clip: FrozenCLIP, batch_size: int, workers: int) -> None:
-        """Writes the records that are not there yet."""
-        todo = [shard for shard in range(self.shard_count) if not self._shard(shard).is_file()]
-        done = self.views - sum(len(self._views(shard)) for shard in todo)
-        if not todo:
-            return
-        with tqdm(total=self.views, initial=done, desc="caching features", unit="image", dynamic_ncols=True) as bar:
-            for shard in todo:
-                self._write_shard(shard, clip, batch_size, workers, bar)
-
-    def _write_shard(self, shard: int, clip: FrozenCLIP, batch_size: int, workers: int, bar: tqdm) -> None:
-        views, partial = self._views(shard), self._shard(shard).with_suffix(".part")
-        size = len(views) * self.record.itemsize
-        if not partial.is_file() or partial.stat().st_size != size:
-            _reserve(partial, size)
-        records = np.memmap(partial, self.record, "r+", shape=len(views))
-        todo = np.flatnonzero(records["state"] == EMPTY)
-        bar.update(len(views) - len(todo))
-        batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
-        loader = DataLoader(
-            _RowByRow(self.pairs), sampler=[views[b].tolist() for b in batches], batch_size=None, num_workers=workers
-        )
-        for places, (valid, batch) in zip(batches, loader, strict=True):
-            for name, values in self._encode(clip, batch).items():
-                records[name][places] = values
-            records["state"][places] = np.where(valid, VALID, BROKEN)  # last: the record is whole
-            bar.update(len(places))
-        records.flush()
-        del records
-        os.replace(partial, self._shard(shard))
-
-    def _encode(self, clip: FrozenCLIP, batch: Batch) -> dict[str, np.ndarray]:
-        image = clip.encode_image(batch.images)
-        parts = {
-            "condition_ids": batch.condition_ids,
-            "embedding": image.embedding,
-            "condition": clip.encode_text(batch.condition_ids),
-        }
+    def records(self, image: ImageFeatures) -> dict[str, np.ndarray]:
+        """What is kept of the features of some images."""
+        parts = {"embedding": image.embedding}
         if self.key.tokens and self.key.precision == "int8":
             parts["scale"] = (image.tokens.abs().amax(-1) / 127).clamp(min=1e-8)
             parts["tokens"] = (image.tokens / parts["scale"][..., None]).round()
@@ -155,64 +129,36 @@ class FeatureCache(Dataset):
             parts["tokens"] = image.tokens
         return {name: part.cpu().numpy() for name, part in parts.items()}
 
-    def _gather(self, views: np.ndarray) -> np.ndarray:
-        """Records of the views, in their order."""
-        found = torch.empty(len(views), self.record.itemsize, dtype=torch.uint8)
-        shards, places = torch.from_numpy(views // SHARD_ROWS), torch.from_numpy(views % SHARD_ROWS)
-        for shard in shards.unique().tolist():
-            here = (shards == shard).nonzero()[:, 0]
-            found.index_copy_(0, here, self.shards[shard].index_select(0, places[here]))
-        return found.numpy().view(self.record)[:, 0]
 
-    def _views(self, shard: int) -> np.ndarray:
-        return np.arange(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, self.views))
-
-    def _shard(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:05d}.bin"
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Of several runs that open the same cache one writes, the others wait for it and find it written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed, by a kill too
-        yield
-
-
-def record_type(key: CacheKey, sizes: CLIPSizes) -> np.dtype:
-    """One row of a shard."""
-    fields = [
-        ("state", np.uint8),
-        ("condition_ids", np.int32, sizes.context_length),
-        ("embedding", np.float32, sizes.embed_dim),
-        ("condition", np.float32, sizes.embed_dim),
-    ]
+def _image_fields(key: ImageKey, sizes: CLIPSizes) -> list[tuple]:
+    fields: list[tuple] = [("embedding", np.float32, sizes.embed_dim)]
     if key.tokens and key.precision == "int8":
         fields.append(("scale", np.float32, sizes.image_tokens))
     if key.tokens:
         fields.append(("tokens", TOKEN_TYPES[key.precision], (sizes.image_tokens, sizes.vision_width)))
-    return np.dtype(fields, align=True)
+    return fields
 
 
-class _RowByRow(Dataset):
-    """ImagePairs with a broken image's row kept, as zeros and marked, so that rows keep their places."""
+class _Pixels(Dataset):
+    """For view numbers: which images can be read [n], and their pixels [n, 3, S, S], zeros for the others.
 
-    def __init__(self, pairs: ImagePairs):
-        self.pairs = pairs
+    View v is the crop of number v // rows of row v % rows.
+    """
 
-    def __getitem__(self, views: Sequence[int]) -> tuple[np.ndarray, Batch]:
-        size = self.pairs.preparation.image_size
-        images, ids = torch.zeros(len(views), 3, size, size), []
-        valid = np.ones(len(views), bool)
-        for i, view in enumerate(views):
+    def __init__(self, pairs: ImagePairs, prepare: TrainPreparation):
+        self.pairs, self.prepare = pairs, prepare
+
+    def __getitem__(self, views: Sequence[int]) -> tuple[np.ndarray, Tensor]:
+        size = self.prepare.preparation.image_size
+        pixels, valid = torch.zeros(len(views), 3, size, size), np.zeros(len(views), bool)
+        for place, view in enumerate(views):
             crop, row = divmod(view, len(self.pairs.pairs))
-            batch = self.pairs[crop, [row]]
-            valid[i] = not batch.broken
-            if valid[i]:
-                images[i] = batch.images[0]
-            ids.append(batch.condition_ids if valid[i] else self.pairs.tokenizer([""]))
-        return valid, Batch(torch.cat(ids), images=images)
+            try:
+                pixels[place] = self.prepare(self.pairs.pairs.images[row], f"{self.pairs.seed}-{crop}-{row}")[0]
+                valid[place] = True
+            except BrokenPair:
+                pass
+        return valid, pixels
 
 
 def open_cache(
@@ -226,64 +172,93 @@ def open_cache(
 ) -> FeatureCache:
     """The cache in `folder`, written or finished first (`write`), then mapped.
 
-    Raises UserError if the folder holds features of another CLIP, preparation or list.
+    pairs: their `prepare.view` says whether the mapper sees views that differ from the images; then `options.crops`
+    views of each are kept, and the images themselves are whole. Raises UserError if the folder holds features of
+    another CLIP, preparation or list.
     """
-    folder = Path(folder)
-    key = CacheKey(
+    folder, view = Path(folder), pairs.prepare.view
+    key = _image_key(pairs, clip, options)
+    if view.differs:
+        whole = _with_tokens_if_there(replace(key, tokens=False, crops=0, seed=None), folder)
+        views_key = replace(key, view=view)
+        views = CachedImages(
+            folder / f"views-{_hash_of(asdict(views_key))}", pairs, views_key, pairs.prepare, clip.sizes
+        )
+    else:
+        whole, views = _with_tokens_if_there(key, folder), None
+    images = CachedImages(folder, pairs, whole, TrainPreparation(pairs.preparation, whole.crops > 0), clip.sizes)
+    captions = _captions(folder, pairs, clip)
+    if write:
+        images.fill(clip, batch_size, workers, "caching images")
+        if views:
+            views.fill(clip, batch_size, workers, "caching views")
+        captions.fill(lambda batches: map(_CaptionEncoder(pairs, clip), batches), batch_size, "caching captions")
+    images.store.open()
+    if views:
+        views.store.open()
+    return FeatureCache(pairs, images, captions.open(), views)
+
+
+class _CaptionEncoder:
+    """For row numbers: which captions are usable [n], and their records."""
+
+    def __init__(self, pairs: ImagePairs, clip: FrozenCLIP):
+        self.pairs, self.clip = pairs, clip
+
+    def __call__(self, rows: Sequence[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        listed = self.pairs.pairs
+        valid, captions = np.zeros(len(rows), bool), [""] * len(rows)
+        for place, row in enumerate(rows):
+            try:
+                captions[place] = mark_placeholders(check_caption(listed.images[row], listed.masked[row]))
+                valid[place] = True
+            except BrokenPair:
+                pass
+        ids = self.pairs.tokenizer(captions)
+        return valid, {"condition_ids": ids.numpy(), "condition": self.clip.encode_text(ids).cpu().numpy()}
+
+
+def _captions(folder: Path, pairs: ImagePairs, clip: FrozenCLIP) -> RecordStore:
+    key = {
+        "clip": clip.name,
+        "weights_hash": clip.weights_hash,
+        "captions_hash": _hash_of(*pairs.pairs.masked),
+        "rows": len(pairs.pairs),
+    }
+    return RecordStore(folder / f"captions-{_hash_of(key)}", len(pairs.pairs), caption_fields(clip.sizes), key)
+
+
+def caption_fields(sizes: CLIPSizes) -> list[tuple]:
+    return [("condition_ids", np.int32, sizes.context_length), ("condition", np.float32, sizes.embed_dim)]
+
+
+def _image_key(pairs: ImagePairs, clip: FrozenCLIP, options: CacheOptions) -> ImageKey:
+    return ImageKey(
         clip=clip.name,
         weights_hash=clip.weights_hash,
         image_size=clip.sizes.image_size,
         mean=clip.image_mean,
         std=clip.image_std,
-        data_hash=_hash_of(pairs.pairs),
+        # names with their folder but not with where that lies
+        data_hash=_hash_of(*(Path(image).parts[-2:] for image in pairs.pairs.images)),
         rows=len(pairs.pairs),
         tokens=options.tokens,
         precision=options.precision,
         crops=options.crops,
         seed=pairs.seed if options.crops else None,
     )
-    cache = FeatureCache(folder, pairs, key, clip.sizes)
-    with _one_at_a_time(folder):
-        _claim(folder, key)
-        if write:
-            cache.write(clip, batch_size, workers)
-    return cache.open()
 
 
-def _reserve(path: Path, size: int) -> None:
-    """A file of so many zero bytes that are there: a mapped file that meets a full disk would kill the process."""
-    try:
-        with open(path, "wb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise UserError(
-            f"{path.parent}: no room for the next {size / 1e9:.2g} GB of features ({error.strerror}); make room, name "
-            "another folder, or take --cache-precision int8"
-        ) from None
+def _with_tokens_if_there(key: ImageKey, folder: Path) -> ImageKey:
+    """A cache with tokens serves a mapper that reads none."""
+    found = read_key(folder)
+    if key.tokens or not found.get("tokens"):
+        return key
+    return replace(key, tokens=True, precision=found["precision"])
 
 
-def _hash_of(pairs: PairList) -> str:
-    """Of masked captions and image names, with their folder but not with where that lies."""
+def _hash_of(*items: Any) -> str:
     digest = hashlib.sha256()
-    for image, masked in zip(pairs.images, pairs.masked, strict=True):
-        digest.update(json.dumps([Path(image).parts[-2:], masked]).encode())
-    return digest.hexdigest()
-
-
-def _claim(folder: Path, key: CacheKey) -> None:
-    stamp = folder / "key.json"
-    if stamp.is_file():
-        found = json.loads(stamp.read_text())
-        differs = [name for name, value in key.as_json().items() if found.get(name) != value]
-        if differs:
-            raise UserError(
-                f"{folder}: features of another {', '.join(differs)}; delete the folder or name another one"
-            )
-        return
-    temporary = stamp.with_suffix(".tmp")
-    temporary.write_text(json.dumps(key.as_json(), indent=1))
-    os.replace(temporary, stamp)
+    for item in items:
+        digest.update(json.dumps(item).encode())
+    return digest.hexdigest()[:16]

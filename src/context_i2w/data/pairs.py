@@ -3,9 +3,7 @@
 A row is an image file, its caption (`title`) and its masked caption, in which the object name is `<|replace|>`.
 """
 
-import random
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,18 +11,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms.functional import resized_crop
 
 from context_i2w.clip import ImageFeatures
-from context_i2w.data.broken import BrokenPair, check_caption, image_kind
+from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.strings import Strings
+from context_i2w.data.views import TrainPreparation, ViewOptions
 from context_i2w.errors import UserError
-from context_i2w.images import BrokenImage, ImageSource, Preparation, open_image
+from context_i2w.images import Preparation
 from context_i2w.prompts import Tokenizer, mark_placeholders
+
+Order = Callable[[np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,19 @@ class PairList:
 
 
 class Batch(NamedTuple):
-    """Training pairs of one step; images as pixels, or their features from a cache."""
+    """Training pairs of one step; images as pixels, or their features from a cache.
+
+    images, features: what the mapper sees. targets, target_embeddings: what the composed text is to match; None where
+    that is the same image, as published.
+    """
 
     condition_ids: Tensor  # [B, L] token ids of the masked captions
     images: Tensor | None = None  # [B, 3, H, W]
     features: ImageFeatures | None = None
     condition: Tensor | None = None  # [B, E]
     broken: tuple[tuple[str, str], ...] = ()  # (name, kind of fault) of the pairs left out
+    targets: Tensor | None = None  # [B, 3, H, W]
+    target_embeddings: Tensor | None = None  # [B, E]
 
     @property
     def size(self) -> int:
@@ -103,42 +107,20 @@ def _base_folder(path: Path, names: Iterable[str]) -> Path:
     return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in names))
 
 
-class TrainPreparation:
-    """A training image [3, S, S]; with `crop` under the published augmentation, else as at evaluation.
-
-    The augmentation is a random resized crop, scale 0.9–1.0, bicubic. It depends on the words it is `drawn` from
-    alone (seed, epoch, row), so neither workers nor resuming change it.
-    """
-
-    def __init__(self, preparation: Preparation, crop: bool, scale: tuple[float, float] = (0.9, 1.0)):
-        self.preparation, self.crop, self.scale = preparation, crop, scale
-
-    def __call__(self, name: str, drawn: str, content: bytes | None = None) -> Tensor:
-        """name: the file, or what to call the `content` of one. Raises BrokenPair."""
-        try:
-            image = open_image(name, content)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # palettes with transparency: dropping it is the published way
-                square = self._crop(image, drawn) if self.crop else self.preparation.square(image, ImageSource(name))
-                return self.preparation.normalised(square.convert("RGB"))
-        except BrokenImage as error:
-            raise BrokenPair(name, image_kind(error)) from None
-        except (ValueError, OSError, MemoryError):
-            raise BrokenPair(name, "image of a kind that can't be resized") from None
-
-    def _crop(self, image: Image.Image, drawn: str) -> Image.Image:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random.Random(drawn).getrandbits(62))
-            box = RandomResizedCrop.get_params(image, self.scale, (3 / 4, 4 / 3))
-        return resized_crop(image, *box, [self.preparation.image_size] * 2, InterpolationMode.BICUBIC)
-
-
 class ImagePairs(Dataset):
     """Batches of a list's pairs with images read from disk; indexed by (epoch, row numbers)."""
 
-    def __init__(self, pairs: PairList, preparation: Preparation, crop: bool, seed: int, context_length: int):
+    def __init__(
+        self,
+        pairs: PairList,
+        preparation: Preparation,
+        crop: bool,
+        seed: int,
+        context_length: int,
+        view: ViewOptions | None = None,
+    ):
         self.pairs, self.preparation, self.seed = pairs, preparation, seed
-        self.prepare = TrainPreparation(preparation, crop)
+        self.prepare = TrainPreparation(preparation, crop, view)
         self.tokenizer = Tokenizer(context_length)
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch:
@@ -157,11 +139,12 @@ class ImagePairs(Dataset):
 def make_batch(
     images: Sequence[Tensor], captions: Sequence[str], broken: Sequence[tuple[str, str]], tokenizer: Tokenizer
 ) -> Batch:
-    """A batch of prepared images and masked captions; `images` is None if all pairs were broken."""
+    """A batch of prepared images [1 or 2, 3, S, S] and masked captions; `images` is None if all pairs were broken."""
     if not images:
         return Batch(torch.empty(0, tokenizer.context_length, dtype=torch.long), broken=tuple(broken))
     ids = tokenizer([mark_placeholders(caption) for caption in captions])
-    return Batch(ids, images=torch.stack(list(images)), broken=tuple(broken))
+    seen, *targets = torch.stack(list(images), dim=1)
+    return Batch(ids, images=seen, broken=tuple(broken), targets=targets[0] if targets else None)
 
 
 class EpochBatches(Sampler):
@@ -170,11 +153,16 @@ class EpochBatches(Sampler):
     The order depends on seed and epoch alone. W processes of batch B take the W parts of what one process of batch
     W·B would take, so the global batch, and with it the update, does not depend on W. The last, partial batch is
     dropped. Iteration begins at batch `start`.
+
+    order: from a generator to a permutation of the rows; at random if left out.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, order: Order | None = None
+    ):
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.rank, self.world = rank, world
+        self.order = order or (lambda rng: rng.permutation(count))
         self.epoch = self.start = 0
 
     @property
@@ -186,7 +174,7 @@ class EpochBatches(Sampler):
         return self.batches - self.start
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        order = self.order(np.random.default_rng((self.seed, self.epoch)))
         for batch in range(self.start, self.batches):
             begin = (batch * self.world + self.rank) * self.batch_size
             yield self.epoch, order[begin : begin + self.batch_size].tolist()

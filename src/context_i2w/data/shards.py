@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from context_i2w.data.broken import BrokenPair, check_caption
-from context_i2w.data.pairs import Batch, TrainPreparation, make_batch
+from context_i2w.data.pairs import Batch, make_batch
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, read_samples, shard_sizes
 from context_i2w.data.shard_plan import Piece, ShardPlan
 from context_i2w.data.source import make_loader
+from context_i2w.data.views import TrainPreparation
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.prompts import Tokenizer
@@ -202,10 +203,15 @@ def _rows_of(lane: int, per_lane: int) -> range:
 
 def _joined(parts: list[Batch], pin: bool) -> Batch:
     """One batch from the workers' shares, in the order of rows."""
+    broken = tuple(itertools.chain.from_iterable(part.broken for part in parts))
+    parts = [part for part in parts if part.size] or parts[:1]
     ids = torch.cat([part.condition_ids for part in parts])
-    images = None
-    if len(ids):
-        size = (len(ids), *next(part.images.shape[1:] for part in parts if part.images is not None))
-        images = torch.empty(size, pin_memory=pin)
-        torch.cat([part.images for part in parts if part.images is not None], out=images)
-    return Batch(ids, images=images, broken=tuple(itertools.chain.from_iterable(part.broken for part in parts)))
+    images, targets = (_cat([getattr(part, name) for part in parts], pin) for name in ("images", "targets"))
+    return Batch(ids, images=images, broken=broken, targets=targets)
+
+
+def _cat(parts: list[Tensor | None], pin: bool) -> Tensor | None:
+    if parts[0] is None:
+        return None
+    joined = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], pin_memory=pin)
+    return torch.cat(parts, out=joined)

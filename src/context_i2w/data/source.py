@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch.utils.data import DataLoader, Dataset
 
-from context_i2w.data.pairs import Batch, EpochBatches
+from context_i2w.data.pairs import Batch, EpochBatches, Order
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 
@@ -25,13 +25,25 @@ class PairSource(Protocol):
 
 
 class ListSource:
-    """Batches of a list's rows, from images (ImagePairs) or from cached features (FeatureCache)."""
+    """Batches of a list's rows, from images (ImagePairs) or from cached features (FeatureCache).
 
-    def __init__(self, rows: Dataset, count: int, batch_size: int, seed: int, process: Process, workers: int = 0):
+    order: of an epoch's rows, with what a resumed run is told that it must have too; at random if left out.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        count: int,
+        batch_size: int,
+        seed: int,
+        process: Process,
+        workers: int = 0,
+        order: tuple[str, Order] | None = None,
+    ):
         self.rows, self.batch_size, self.workers = rows, batch_size, workers
-        self.sampler = EpochBatches(count, batch_size, seed, process.rank, process.world)
+        self.sampler = EpochBatches(count, batch_size, seed, process.rank, process.world, order and order[1])
         self.batches = self.sampler.batches
-        self.order = f"{count} pairs"
+        self.order = f"{count} pairs{f', {order[0]}' if order else ''}"
         self.pin = process.device.type == "cuda"
         if self.batches == 0:
             whole = batch_size * process.world

@@ -31,11 +31,11 @@ class Caption:
         return self.frame.format(*nouns)
 
 
-def make_caption(scene: Scene, number: int = 0) -> Caption:
-    """Caption `number` of the scene; true of it, never complete."""
+def make_caption(scene: Scene, number: int = 0, alone: bool = False) -> Caption:
+    """Caption `number` of the scene; true of it, never complete. alone: it names only one of several things."""
     rng = np.random.default_rng((*scene.seed, 2, number))
     things = [scene.things[i] for i in rng.permutation(len(scene.things))]
-    if len(things) > 1 and rng.random() < 0.25:
+    if len(things) > 1 and (rng.random() < 0.25 or alone):
         things = things[:1]
     bare = rng.random() < 0.2
     if len(things) == 1 and not bare and rng.random() < 0.25:
@@ -54,9 +54,9 @@ def make_caption(scene: Scene, number: int = 0) -> Caption:
     return Caption(sentence, tuple(thing.kind for thing in things))
 
 
-def make_masked_pair(scene: Scene, number: int = 0) -> tuple[str, str]:
+def make_masked_pair(scene: Scene, number: int = 0, alone: bool = False) -> tuple[str, str]:
     """A caption and its masked form, the masked noun drawn by lot."""
-    caption = make_caption(scene, number)
+    caption = make_caption(scene, number, alone)
     gap = int(np.random.default_rng((*scene.seed, 3, number)).integers(len(caption.nouns)))
     return caption.text(), caption.masked(gap)
 

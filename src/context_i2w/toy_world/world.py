@@ -18,7 +18,7 @@ from context_i2w.toy_world.tasks.coco import write_coco
 from context_i2w.toy_world.tasks.fashioniq import write_fashioniq
 from context_i2w.toy_world.tasks.imagenet import write_imagenet
 
-VERSION = 3  # raise it with every change of what is drawn or written
+VERSION = 4  # raise it with every change of what is drawn or written
 STAMP = "toy_world.json"
 COPIES = ("test", "dev")
 

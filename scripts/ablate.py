@@ -1,0 +1,81 @@
+"""Trains a grid of variants with several seeds and compares them, query by query, with the full model.
+
+The paper's grid on the toy world (about an hour and a half on two cores), and its report:
+    python scripts/ablate.py scripts/grids/paper.toml --output docs/evidence/paper
+A row or two, quickly:
+    python scripts/ablate.py scripts/grids/paper.toml --rows "no condition" --seeds 2 --output /tmp/try
+Your own data: give `options = "--train-data …"` and `data = {test = "data"}` in the grid's file.
+
+Runs are kept under --logs by their settings and shared between grids; features are cached once for all. Stopped, the
+same command goes on where it was. context_i2w/ablation/grid.py explains the file.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from context_i2w.ablation.grid import Grid, read_grid
+from context_i2w.ablation.report import markdown, plot
+from context_i2w.ablation.results import all_runs, as_json, at_equal_effort, choose_on_dev, results_of
+from context_i2w.ablation.runs import default_jobs, train_all
+from context_i2w.ablation.scores import score_all
+from context_i2w.command_line import Parser
+from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.preparation.files import write_text
+from context_i2w.report import check_writable, write_json
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(prog="python scripts/ablate.py", description=__doc__.split("\n")[0])
+    parser.add_argument("grid", type=Path, help="a grid's file, as those in scripts/grids/")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="report.md, results.json, plots")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these, beside the full model")
+    parser.add_argument("--seeds", type=int, help="in place of the grid's")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="runs at a time: one for each GPU or core")
+    parser.add_argument("--logs", type=Path, default=Path("logs/ablation"), metavar="DIR", help="where runs are kept")
+    args = parser.parse_args(argv)
+    grid = narrowed(read_grid(args.grid), args.rows, args.seeds)
+    check_writable(args.output / "report.md", "--output")
+    report(grid, args.logs, args.jobs, args.output)
+
+
+def narrowed(grid: Grid, rows: Sequence[str] | None, seeds: int | None) -> Grid:
+    """The grid with a part of its rows, or other seeds."""
+    if rows is not None:
+        if unknown := [row for row in rows if row not in grid.rows]:
+            raise UserError(f"--rows {', '.join(unknown)}: the grid's rows are {', '.join(grid.rows)}")
+        kept = {name: row for name, row in grid.rows.items() if name in {grid.full, *rows}}
+        equal = tuple(e for e in grid.equal if {e.row, *e.among} <= kept.keys())
+        grid = replace(grid, rows=kept, equal=equal)
+    if seeds is not None and seeds < 1:
+        raise UserError(f"--seeds {seeds}: at least 1 is needed")
+    return replace(grid, seeds=seeds or grid.seeds)
+
+
+def report(grid: Grid, logs: Path, jobs: int, output: Path) -> None:
+    """Trains, chooses, scores, compares, writes."""
+    candidates = all_runs(grid, logs)
+    train_all([run for row in candidates.values() for seeds in row for run in seeds], jobs)
+    open_choices = [run for row in candidates.values() if len(row) > 1 for seeds in row for run in seeds]
+    score_all(open_choices, grid.tasks, "dev", Path(grid.data.get("dev", "")))
+    chosen = choose_on_dev(candidates, grid)
+    runs = {name: row[chosen[name][0] if name in chosen else 0] for name, row in candidates.items()}
+    score_all([run for seeds in runs.values() for run in seeds], grid.tasks, grid.split, Path(grid.data[grid.split]))
+    rows = results_of(grid, runs)
+    for name, (_, means) in chosen.items():
+        rows[name].chosen_from = means
+    equal = at_equal_effort(grid, rows, runs)
+    command = shlex.join(["python", *sys.argv])
+    text = markdown(grid, rows, equal, command)
+    for task in grid.tasks:
+        plot(grid, rows, task, output / f"{task}.png")
+    write_json(as_json(grid, rows, equal, command), output / "results.json")
+    write_text(output / "report.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

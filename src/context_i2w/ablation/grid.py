@@ -1,0 +1,131 @@
+"""A grid of runs, named in one readable file.
+
+    question = "What does each part buy?"
+    seeds = 5
+    full = "full model"                         # the row that all others are compared with
+    options = ""                                # of src/main.py, for every row
+
+    [rows]
+    "full model" = ""
+    "no rotation" = "--mapper-option rotation=False"
+
+    [rows.Pic2Word]
+    options = "--mapper pic2word"
+    choose = ["--lr 3e-4", "--lr 1e-3"]         # the best on dev is reported on test
+
+    [[equal]]                                   # comparisons at equal effort
+    by = "loss"                                 # or "seconds"
+    row = "full model"
+    among = ["Pic2Word, 8 epochs", "Pic2Word, 16 epochs"]
+
+Keys that may be left out: options, choose, equal, note (said under the table), split = "dev" (to look for a recipe
+without touching the test queries), data = {dev = "…", test = "…"} (data roots, the toy world's by default) and
+tasks = ["imgnet", "coco", "cirr", "fashion"].
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.errors import UserError
+from context_i2w.toy_run import TOY_ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TASKS = ("imgnet", "coco", "cirr", "fashion")
+EFFORTS = ("loss", "seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Options of src/main.py; of the candidates in `choose` the best on dev is taken."""
+
+    options: tuple[str, ...]
+    choose: tuple[tuple[str, ...], ...] = ()
+
+    def variants(self) -> list[tuple[str, ...]]:
+        return [(*self.options, *candidate) for candidate in self.choose] or [self.options]
+
+
+@dataclass(frozen=True)
+class Equal:
+    """`row` against the one row of `among` that comes nearest to it in effort."""
+
+    by: str
+    row: str
+    among: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a grid file says."""
+
+    name: str
+    question: str
+    seeds: int
+    full: str
+    rows: dict[str, Row]
+    options: tuple[str, ...] = ()
+    equal: tuple[Equal, ...] = ()
+    note: str = ""
+    split: str = "test"
+    tasks: tuple[str, ...] = TASKS
+    data: Mapping[str, str] = field(default_factory=lambda: {s: str(TOY_ROOT / s) for s in ("dev", "test")})
+
+
+def read_grid(path: Path) -> Grid:
+    """Raises UserError, naming the key and what is expected there."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; the shipped grids are in scripts/grids/") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not TOML ({error})") from None
+    known = {*Grid.__dataclass_fields__} - {"name"}
+    if unknown := ", ".join(sorted(content.keys() - known)):
+        raise UserError(f"{path}: unknown key {unknown}; known are {', '.join(sorted(known))}")
+    try:
+        grid = _grid(path.stem, content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: {type(error).__name__} {error}; context_i2w/ablation/grid.py shows the form"
+        ) from None
+    _check(grid, path)
+    return grid
+
+
+def _grid(name: str, content: dict[str, Any]) -> Grid:
+    rows = {}
+    for row, value in content.pop("rows").items():
+        value = {"options": value} if isinstance(value, str) else value
+        rows[row] = Row(_words(value.pop("options", "")), tuple(map(_words, value.pop("choose", ()))))
+        if value:
+            raise ValueError(f"row {row!r} has no key {', '.join(value)}")
+    equal = tuple(Equal(entry["by"], entry["row"], tuple(entry["among"])) for entry in content.pop("equal", ()))
+    options, tasks = _words(content.pop("options", "")), tuple(content.pop("tasks", TASKS))
+    return Grid(name, rows=rows, options=options, equal=equal, tasks=tasks, **content)
+
+
+def _words(options: str) -> tuple[str, ...]:
+    return tuple(shlex.split(options))
+
+
+def _check(grid: Grid, path: Path) -> None:
+    mentioned = {grid.full: "full"} | {row: "equal" for entry in grid.equal for row in (entry.row, *entry.among)}
+    for row, key in mentioned.items():
+        if row not in grid.rows:
+            raise UserError(f"{path}: {key}: no row {row!r}; the rows are {', '.join(grid.rows)}")
+    for entry in grid.equal:
+        if entry.by not in EFFORTS:
+            raise UserError(f"{path}: equal: by {entry.by!r}; known are {', '.join(EFFORTS)}")
+    if unknown := [task for task in grid.tasks if task not in BENCHMARKS]:
+        raise UserError(f"{path}: tasks: {', '.join(unknown)} unknown; known are {', '.join(BENCHMARKS)}")
+    if grid.split not in grid.data or not isinstance(grid.seeds, int) or grid.seeds < 1:
+        raise UserError(f"{path}: split {grid.split!r} needs a data root of that name, and seeds a number from 1 on")

@@ -1,0 +1,130 @@
+"""A grid's results for people: Markdown tables and a plot for each task."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import stdev
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from context_i2w.ablation.grid import Equal, Grid
+from context_i2w.ablation.results import LEVEL, RowResult, TaskScore
+from context_i2w.ablation.scores import measure
+from context_i2w.ablation.significance import Difference
+from context_i2w.evaluation import BASELINES
+from context_i2w.report import markdown_table
+from context_i2w.toy_run import TASKS as TITLES
+
+MARKS = {"+": "▲", "-": "▼", "": ""}
+COLOURS = {"+": "#1f9d3a", "-": "#c03030", "": "#555555"}
+FULL, BASELINE = "#2266aa", "#aaaaaa"
+
+
+def title(task: str) -> str:
+    return f"{TITLES[task][0].lower() if task in TITLES else task} {measure(task)}"
+
+
+def markdown(grid: Grid, rows: Mapping[str, RowResult], equal: Sequence, command: str) -> str:
+    """The whole report."""
+    parts = [f"# {grid.question}", f"`{command}`", _how(grid)]
+    parts += ["## Scores", score_table(grid, rows), _legend(grid)]
+    parts += [f"![{title(task)}]({task}.png)" for task in grid.tasks]
+    parts += [f"## Differences to {grid.full}", difference_table(grid, rows)]
+    parts += ["## Effort and options", effort_table(rows)]
+    chosen = [name for name, row in rows.items() if row.chosen_from]
+    if chosen:
+        parts += ["## Chosen on dev", *(_choice(name, rows[name]) for name in chosen)]
+    if equal:
+        parts += ["## At equal effort", equal_table(grid, rows, equal)]
+    return "\n\n".join([*parts, grid.note] if grid.note else parts) + "\n"
+
+
+def score_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
+    """mean ± standard deviation over seeds [interval], marked where it differs from the full model."""
+    table = [["row", *map(title, grid.tasks)]]
+    table += [[name, *(_cell(row.tasks[task]) for task in grid.tasks)] for name, row in rows.items()]
+    return markdown_table(table)
+
+
+def difference_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
+    table = [["row", *map(title, grid.tasks)]]
+    for name in grid.rows:
+        if name != grid.full:
+            cells = [rows[name].tasks[task] for task in grid.tasks]
+            shown = [f"{_difference(cell.difference)} {_p(cell.adjusted_p)} {MARKS[cell.mark]}" for cell in cells]
+            table.append([name, *map(str.strip, shown)])
+    return markdown_table(table)
+
+
+def effort_table(rows: Mapping[str, RowResult]) -> str:
+    table = [["row", "parameters", "MFLOP", "training loss", "seconds", "options of src/main.py"]]
+    for name, row in rows.items():
+        if row.parameters is not None:
+            count, work = f"{row.parameters / 1e6:.2f} M", f"{row.forward_flop / 1e6:.1f}"
+            options = f"`{row.options}`" if row.options else ""
+            table.append([name, count, work, f"{row.loss:.4f}", f"{row.seconds:.0f}", options])
+    return markdown_table(table)
+
+
+def equal_table(
+    grid: Grid, rows: Mapping[str, RowResult], equal: Sequence[tuple[Equal, str, Mapping[str, Difference]]]
+) -> str:
+    table = [["row", "minus", "at equal", *map(title, grid.tasks)]]
+    for entry, nearest, differences in equal:
+        ours, theirs = (getattr(rows[name], entry.by) for name in (entry.row, nearest))
+        cells = [f"{_difference(differences[task])} {_p(differences[task].p)}" for task in grid.tasks]
+        table.append([entry.row, nearest, f"{entry.by} ({ours:.3g}, {theirs:.3g})", *cells])
+    return markdown_table(table)
+
+
+def plot(grid: Grid, rows: Mapping[str, RowResult], task: str, path: Path) -> None:
+    """Each row's mean, interval and seeds on one task, as a PNG; the full model's mean as a line."""
+    figure, axes = plt.subplots(figsize=(7, 0.8 + 0.26 * len(rows)), layout="constrained")
+    for place, (name, row) in enumerate(reversed(rows.items())):
+        cell = row.tasks[task]
+        colour = BASELINE if name in BASELINES else FULL if name == grid.full else COLOURS[cell.mark]
+        axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.5)
+        axes.plot(cell.seeds, [place] * len(cell.seeds), ".", color=colour, markersize=3, alpha=0.6)
+        axes.plot(cell.mean, place, "o", color=colour, markersize=5)
+    axes.axvline(rows[grid.full].tasks[task].mean, color=FULL, linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(rows)), reversed(list(rows)), fontsize=8)
+    axes.set_xlabel(f"{title(task)}, percent", fontsize=9)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _how(grid: Grid) -> str:
+    return (
+        f"Scores on {grid.split}, percent: mean ± standard deviation over {grid.seeds} seeds, and in brackets the 95 % "
+        "bootstrap interval of the mean when reference images are drawn again. A seed sets weights, order and dropout."
+    )
+
+
+def _legend(grid: Grid) -> str:
+    return (
+        f"▲ ▼: better or worse than {grid.full} by more than chance over seeds and queries (min F′ test, p < {LEVEL:g} "
+        "after Holm's adjustment over all rows and tasks of the grid). No mark is no proof of equality: the intervals "
+        "of the differences say what can be excluded."
+    )
+
+
+def _choice(name: str, row: RowResult) -> str:
+    found = ", ".join(f"`{options}` {mean:.2f}" for options, mean in row.chosen_from.items())
+    best = max(row.chosen_from, key=row.chosen_from.get)
+    return f"{name}: `{best}`, by the mean over the tasks on dev ({found})."
+
+
+def _cell(cell: TaskScore) -> str:
+    spread = f" ± {stdev(cell.seeds):.1f}" if len(cell.seeds) > 1 else ""
+    return f"{cell.mean:.1f}{spread} [{cell.low:.1f}, {cell.high:.1f}] {MARKS[cell.mark]}".strip()
+
+
+def _difference(difference: Difference) -> str:
+    return f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

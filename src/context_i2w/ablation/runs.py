@@ -1,0 +1,124 @@
+"""The runs of a grid: trained in parallel processes, each in a folder of its own; those that are there stay."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from context_i2w.errors import UserError
+from context_i2w.run_folder import LAST, ended_before_its_first_checkpoint
+from context_i2w.settings import parse, run_settings
+from context_i2w.toy_run import TOY_ROOT, toy_settings
+from context_i2w.toy_world import make_toy_world
+from context_i2w.train_run import RunSettings, train
+
+FINISHED = "finished.json"
+_device: str | None = None  # of this worker process
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: options of src/main.py with the seed among them, and its folder."""
+
+    options: tuple[str, ...]
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / LAST
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / FINISHED).is_file()
+
+    def effort(self) -> dict[str, float]:
+        """Seconds of training, and the mean training loss of the last epoch."""
+        return json.loads((self.folder / FINISHED).read_text())
+
+
+def run_of(options: Sequence[str], logs: Path) -> Run:
+    """The run of these options; its folder is named by all settings that they lead to. Raises UserError."""
+    settings = asdict(settings_of(options))
+    for place in ("logs", "name", "resume", "device"):
+        del settings[place]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return Run(tuple(options), logs / digest[:12])
+
+
+def settings_of(options: Sequence[str]) -> RunSettings:
+    """Settings of src/main.py with these options: on the toy world without --train-data."""
+    args = parse(options)
+    return run_settings(args) if args.train_data else toy_settings(args, TOY_ROOT)
+
+
+def train_all(runs: Iterable[Run], jobs: int) -> None:
+    """Trains the runs that are not finished, `jobs` at a time: one on each GPU, or on a share of the cores.
+
+    Interrupted, each saves its place and the next call goes on there. Raises UserError as a training does.
+    """
+    todo = [run for run in dict.fromkeys(runs) if not run.is_finished]
+    if not todo:
+        return
+    if any(parse(run.options).train_data is None for run in todo):
+        make_toy_world(TOY_ROOT)
+    context = multiprocessing.get_context("spawn")
+    devices = context.Queue()
+    for number in range(jobs):
+        devices.put(f"cuda:{number}" if torch.cuda.is_available() else "cpu")
+    os.environ["TQDM_DISABLE"] = "1"  # in the workers, whose bars would write over each other
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(devices, threads))
+    try:
+        futures = {pool.submit(_train, run): run for run in todo}
+        with tqdm(total=len(todo), desc="training", unit="run", dynamic_ncols=True) as bar:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        del os.environ["TQDM_DISABLE"]
+
+
+def default_jobs() -> int:
+    """A process for each GPU, or for each core: one thread each wastes least."""
+    return torch.cuda.device_count() or os.cpu_count() or 1
+
+
+def _begin(devices, threads: int) -> None:
+    global _device
+    _device = devices.get()
+    torch.set_num_threads(threads)
+
+
+def _train(run: Run) -> None:
+    resume = str(run.folder) if run.checkpoint.is_file() else None
+    settings = replace(
+        settings_of(run.options),
+        logs=str(run.folder.parent),
+        name=run.folder.name,
+        resume=resume,
+        device=_device,
+        save_frequency=1000,  # the last epoch is always saved
+    )
+    if run.folder.exists() and not resume and not ended_before_its_first_checkpoint(run.folder):
+        raise UserError(f"{run.folder}: in the way of a run; move it away")
+    if train(settings) is None:
+        raise UserError("stopped; the same command goes on from here")
+    (run.folder / FINISHED).write_text(json.dumps(_effort(run.folder / "metrics.jsonl", settings)) + "\n")
+
+
+def _effort(metrics: Path, settings: RunSettings) -> dict[str, float]:
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    seconds, before = 0.0, 0
+    for line in lines:
+        if "images_per_second" in line:
+            seconds += (line["step"] - before) * settings.train.batch_size / line["images_per_second"]
+            before = line["step"]
+    return {"seconds": seconds, "loss": [line["epoch_loss"] for line in lines if "epoch_loss" in line][-1]}

@@ -1,0 +1,79 @@
+"""Every query's score under every run, kept beside the run."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from context_i2w.ablation.runs import Run
+from context_i2w.ablation.significance import Scores
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.checkpoints import read_checkpoint
+from context_i2w.evaluation import BASELINES, Result, evaluate
+from context_i2w.evaluation_setup import choose_device
+from context_i2w.metrics import recall_of_each
+from context_i2w.preparation.files import atomic_path
+
+CUTOFFS = {"cirr": 1, "genecis": 1}  # K of the Recall@K that rows are compared by; 10 elsewhere
+AT_ONCE = 16  # mappers that share a pass over a benchmark's images
+
+
+def measure(task: str) -> str:
+    return f"R@{CUTOFFS.get(task, 10)}"
+
+
+def score_all(runs: Iterable[Run], tasks: Sequence[str], split: str, data_root: Path) -> None:
+    """Evaluates the runs whose scores of the split are not there; mappers of one CLIP share its passes."""
+    todo = [run for run in dict.fromkeys(runs) if not score_file(run.folder, split).is_file()]
+    device = choose_device(None, None)
+    for start in range(0, len(todo), AT_ONCE):
+        part = todo[start : start + AT_ONCE]
+        checkpoints = [read_checkpoint(run.checkpoint) for run in part]
+        clip = checkpoints[0].load_clip(device=device)
+        mappers = {str(run.folder): c.build_mapper(clip.sizes).to(device) for run, c in zip(part, checkpoints)}
+        rows: dict[str, dict[str, Any]] = {row: {} for row in (*BASELINES, *mappers)}
+        for task in tasks:
+            result = evaluate(BENCHMARKS[task].load(data_root, BENCHMARKS[task].options()), clip, mappers)
+            for row, scores in rows.items():
+                scores |= _of_row(result, row, task)
+        for run in part:
+            folder = {row: score_file(run.folder, split, row) for row in BASELINES}
+            for row, file in (folder | {str(run.folder): score_file(run.folder, split)}).items():
+                with atomic_path(file) as temporary, open(temporary, "wb") as opened:
+                    np.savez_compressed(opened, **rows[row])
+
+
+def score_file(folder: Path, split: str, row: str = "composed") -> Path:
+    return folder / f"scores-{split}-{row}.npz"
+
+
+def read_scores(runs: Sequence[Run], task: str, split: str, row: str = "composed") -> Scores:
+    """Scores of a row's seeds on one task."""
+    files = [np.load(score_file(run.folder, split, row)) for run in runs]
+    values = np.stack([file[f"{task}.values"] for file in files])
+    return Scores(values, files[0][f"{task}.weights"], files[0][f"{task}.units"])
+
+
+def read_metrics(run: Run, task: str, split: str, row: str = "composed") -> dict[str, float]:
+    """All metrics of the benchmark, of its mean where it has groups."""
+    return json.loads(str(np.load(score_file(run.folder, split, row))[f"{task}.metrics"]))
+
+
+def _of_row(result: Result, row: str, task: str) -> Mapping[str, Any]:
+    groups = result.benchmark.groups
+    values, weights, units = [], [], []
+    references: dict[Any, int] = {}
+    for group in groups:
+        found = recall_of_each(result.tops[group.name, row], group.positives, CUTOFFS.get(task, 10))
+        values.append(found.numpy())
+        weights.append(np.full(len(found), 1 / (len(groups) * len(found))))
+        units.append([references.setdefault(source, len(references)) for source in group.references])
+    metrics = result.metrics["mean" if "mean" in result.metrics else "all"][row]
+    return {
+        f"{task}.values": np.concatenate(values),
+        f"{task}.weights": np.concatenate(weights),
+        f"{task}.units": np.concatenate(units),
+        f"{task}.metrics": json.dumps(metrics),
+    }

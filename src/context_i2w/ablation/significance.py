@@ -1,0 +1,106 @@
+"""Intervals and paired tests for scores that vary with the seed of the training and with the query.
+
+Two sources of chance: another seed would give another mapper, other queries another score. Queries that share a
+reference image are not independent, so the unit that is drawn is the reference image with all its queries. A
+difference counts against both sources at once, by Clark's min F′ (1973: "The language-as-fixed-effect fallacy"):
+
+    min F′ = θ² / (V_seeds + V_units),    df = (V_seeds + V_units)² / (V_seeds² / (S − 1) + V_units² / (n − 1))
+
+with θ the mean difference over S seeds, V_seeds the variance of that mean by the differences of single seeds, V_units
+by the n units. It is conservative: what seeds and units vary in together counts twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One measure of one row: values [S seeds, Q queries] in percent.
+
+    weights [Q]: share of each query in the reported mean, sum 1 (queries of small groups weigh more where groups are
+    averaged). units [Q]: number of the reference image.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    units: np.ndarray
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """The reported number of each seed [S]."""
+        return self.values @ self.weights
+
+    @property
+    def mean(self) -> float:
+        return float(self.by_seed.mean())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row minus the row it is compared with, in points; p: two-sided; df: degrees of freedom of the test."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    df: float
+
+
+def bootstrap_interval(scores: Scores, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of the seeds' mean when reference images are drawn again, with replacement."""
+    sums, weights = _by_unit(scores.values.mean(0), scores)
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    means = (counts @ sums) / (counts @ weights)
+    tail = (1 - level) / 2
+    return float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail))
+
+
+def paired_difference(row: Scores, against: Scores, level: float = 0.95) -> Difference:
+    """The same seeds and queries under two rows. With one seed only the queries' variance counts.
+
+    Raises ValueError if seeds or queries differ.
+    """
+    if row.values.shape != against.values.shape or not np.array_equal(row.units, against.units):
+        raise ValueError(f"rows of {row.values.shape} and {against.values.shape} scores can't be paired")
+    differences = row.values - against.values
+    by_seed = differences @ row.weights
+    mean = float(by_seed.mean())
+    seeds = len(by_seed)
+    of_seeds = float(by_seed.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    of_units, units = _variance_by_units(differences.mean(0) - mean, row)
+    variance = of_seeds + of_units
+    if variance == 0:
+        return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, float("inf"))
+    df = variance**2 / ((of_seeds**2 / (seeds - 1) if seeds > 1 else 0.0) + of_units**2 / (units - 1))
+    spread = variance**0.5
+    half = float(stats.t.ppf((1 + level) / 2, df)) * spread
+    return Difference(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / spread, df)), df)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted by Holm (1979): the chance of one false alarm among them all stays below the level."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for place, number in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, (len(p_values) - place) * p_values[number]))
+        adjusted[number] = highest
+    return adjusted
+
+
+def _by_unit(values: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted sums and weights [n] of the reference images."""
+    _, place = np.unique(scores.units, return_inverse=True)
+    return np.bincount(place, scores.weights * values), np.bincount(place, scores.weights)
+
+
+def _variance_by_units(residuals: np.ndarray, scores: Scores) -> tuple[float, int]:
+    """Variance of a weighted mean whose residuals [Q] are given, and the number of units (cluster-robust)."""
+    sums, _ = _by_unit(residuals, scores)
+    count = len(sums)
+    if count < 2:
+        raise ValueError("one reference image alone tells nothing about chance")
+    return float(np.square(sums).sum()) * count / (count - 1), count

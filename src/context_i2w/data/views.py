@@ -1,0 +1,83 @@
+"""Training images as CLIP sees them: the published augmentation, and corrupted views of the reference image."""
+
+import random
+import warnings
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms.functional import adjust_hue, resized_crop, rgb_to_grayscale
+
+from context_i2w.data.broken import BrokenPair, image_kind
+from context_i2w.images import BrokenImage, ImageSource, Preparation, open_image
+
+PUBLISHED_SCALE = (0.9, 1.0)  # share of the image's area that the random resized crop keeps
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """What the mapper sees of a training image, beyond the paper.
+
+    By default the very image that the composed text is to match. Otherwise a view that lacks or contradicts a part of
+    it, so that only the masked caption can tell that part.
+    """
+
+    crop: float = 0.0  # smallest share of the image's area that is seen; 0: no crop of its own
+    colour: float = 0.0  # share of views whose hues are turned or that are grey
+
+    def __post_init__(self):
+        if not (0 <= self.crop <= 1 and 0 <= self.colour <= 1):
+            raise ValueError(f"a view's crop {self.crop:g} and colour {self.colour:g} are shares from 0 to 1")
+
+    @property
+    def differs(self) -> bool:
+        """Whether the view is not the target itself."""
+        return self.crop > 0 or self.colour > 0
+
+
+class TrainPreparation:
+    """A training image as [1, 3, S, S]; where the reference view differs from the target, [2, 3, S, S], both.
+
+    crop: under the published augmentation, a random resized crop, scale 0.9–1.0, bicubic; else as at evaluation. All
+    random choices depend on the words they are `drawn` from alone (seed, epoch, row), so neither workers nor resuming
+    change them.
+    """
+
+    def __init__(self, preparation: Preparation, crop: bool, view: ViewOptions | None = None):
+        self.preparation, self.crop, self.view = preparation, crop, view or ViewOptions()
+
+    def __call__(self, name: str, drawn: str, content: bytes | None = None) -> Tensor:
+        """name: the file, or what to call the `content` of one. Raises BrokenPair."""
+        try:
+            image = open_image(name, content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # palettes with transparency: dropping it is the published way
+                if self.crop:
+                    target = self._crop(image, drawn, PUBLISHED_SCALE)
+                else:
+                    target = self.preparation.square(image, ImageSource(name))
+                seen = [self._view(image, target, f"{drawn}-view")] if self.view.differs else []
+                return torch.stack([self.preparation.normalised(part.convert("RGB")) for part in (*seen, target)])
+        except BrokenImage as error:
+            raise BrokenPair(name, image_kind(error)) from None
+        except (ValueError, OSError, MemoryError):
+            raise BrokenPair(name, "image of a kind that can't be resized") from None
+
+    def _view(self, image: Image.Image, target: Image.Image, drawn: str) -> Image.Image:
+        if self.view.crop:
+            target = self._crop(image, drawn, (self.view.crop, 1.0))
+        choice = random.Random(f"{drawn}-colour")
+        if choice.random() >= self.view.colour:
+            return target
+        target = target.convert("RGB")
+        if choice.random() < 0.5:
+            return rgb_to_grayscale(target, 3)
+        return adjust_hue(target, choice.uniform(-0.5, 0.5))
+
+    def _crop(self, image: Image.Image, drawn: str, scale: tuple[float, float]) -> Image.Image:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random.Random(drawn).getrandbits(62))
+            box = RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3))
+        return resized_crop(image, *box, [self.preparation.image_size] * 2, InterpolationMode.BICUBIC)
