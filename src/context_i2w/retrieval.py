@@ -17,12 +17,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 REMOVED = float("-inf")  # similarity of a gallery image that a query must not find
 QUERIES = 256  # at once: enough for a matrix product at full speed
-CACHED_ROWS = 8192  # gallery images at once on a CPU, so that their similarities stay in its cache
-EXACT_PAIRS = 1024  # at once in float64, so that they stay in the processor's cache
+CACHED = 1 << 22  # bytes of similarities at once on a CPU, so that they stay in its cache
+EXACT_PAIRS = 512  # at once in float64, so that they stay in the processor's cache
 LOWEST = torch.iinfo(torch.int64).min
 
 
@@ -90,7 +91,7 @@ class Ranking:
         low, high = (value - self._slack)[:, None], (value + self._slack)[:, None]
         low[value == REMOVED] = torch.inf  # all that remain are above, none is near
         for start, rows in self._rough(chunk):
-            row, column = ((rows >= low) & (rows <= high)).nonzero(as_tuple=True)
+            row, column = places((rows >= low).logical_and_(rows <= high))
             column += start
             again = exact(queries[chunk], row, gallery, column)
             before = sort_keys(again, column) > sort_keys(value, targets)[row]
@@ -129,14 +130,20 @@ class Ranking:
         return [slice(start, start + QUERIES) for start in range(0, len(self.queries), QUERIES)]
 
     def _rough(self, chunk: slice) -> Iterator[tuple[int, torch.Tensor]]:
-        """Float32 similarities [q, g] of the chunk's queries to a piece of the gallery, and where the piece starts."""
+        """Float32 similarities [q, g] of the chunk's queries to a piece of the gallery, and where the piece starts.
+
+        All pieces are written to the same memory: asking the system for new pages costs more than comparing.
+        """
         queries, gallery = self._features[0][chunk], self._features[1]
         step = max(1, self.memory // (8 * max(1, len(queries))))  # a similarity and two comparisons of it
         if queries.device.type == "cpu":
-            step = min(step, CACHED_ROWS)
+            step = min(step, CACHED // (4 * max(1, len(queries))))
+        held = torch.empty(len(queries) * min(step, len(gallery)), device=queries.device)
         for start in range(0, len(gallery), step):
+            piece = gallery[start : start + step]
+            rows = held[: len(queries) * len(piece)].view(len(queries), len(piece))
             with _true_float32(queries.device):
-                rows = queries @ gallery[start : start + step].T
+                torch.mm(queries, piece.T, out=rows)
             if self.excluded is not None:
                 column = self.excluded[chunk].to(rows.device) - start
                 inside = (column >= 0) & (column < rows.shape[1])
@@ -163,11 +170,20 @@ class Ranking:
 
 def exact(queries: torch.Tensor, row: torch.Tensor, gallery: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
     """Similarities [n] float32 of the pairs queries[row], gallery[column], summed in float64 one pair at a time."""
-    values = torch.empty(len(row), device=queries.device)
+    values, wide = torch.empty(len(row), device=queries.device), queries.double()
     for start in range(0, len(row), EXACT_PAIRS):
         part = slice(start, start + EXACT_PAIRS)
-        values[part] = (queries[row[part]].double() * gallery[column[part]]).sum(1)
+        values[part] = gallery[column[part]].double().mul_(wide[row[part]]).sum(1)
     return values
+
+
+def places(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(row, column) of the true entries of a matrix, ordered by row."""
+    if mask.device.type == "cpu":  # NumPy passes over false ones eight at a time, torch one by one
+        flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    else:
+        flat = mask.flatten().nonzero()[:, 0]
+    return flat // mask.shape[1], flat % mask.shape[1]
 
 
 def similarities(queries: torch.Tensor, gallery: torch.Tensor, memory: int = 1 << 28) -> torch.Tensor:
@@ -221,11 +237,11 @@ def _promising(rows: torch.Tensor, best: torch.Tensor, slack: float, count: int)
     Where these are many, as in the first piece, only those are kept that may belong to the piece's own best.
     """
     floor = (best - slack).clamp(min=torch.finfo(rows.dtype).min)  # above what is removed
-    found = (rows >= floor[:, None]).nonzero(as_tuple=True)
+    found = places(rows >= floor[:, None])
     if len(found[0]) <= 2 * count * len(rows):
         return found
     reached = _reached(rows, count) - 2 * slack
-    return (rows >= torch.maximum(floor, reached)[:, None]).nonzero(as_tuple=True)
+    return places(rows >= torch.maximum(floor, reached)[:, None])
 
 
 def _reached(rows: torch.Tensor, count: int) -> torch.Tensor:
