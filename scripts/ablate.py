@@ -18,7 +18,7 @@ from pathlib import Path
 
 from context_i2w.ablation.grid import Grid, read_grid
 from context_i2w.ablation.report import markdown, plot
-from context_i2w.ablation.results import all_runs, as_json, at_equal_effort, choose_on_dev, results_of
+from context_i2w.ablation.results import all_runs, as_json, choose_on_dev, comparisons, results_of
 from context_i2w.ablation.runs import default_jobs, train_all
 from context_i2w.ablation.scores import score_all
 from context_i2w.command_line import Parser
@@ -48,8 +48,8 @@ def narrowed(grid: Grid, rows: Sequence[str] | None, seeds: int | None) -> Grid:
         if unknown := [row for row in rows if row not in grid.rows]:
             raise UserError(f"--rows {', '.join(unknown)}: the grid's rows are {', '.join(grid.rows)}")
         kept = {name: row for name, row in grid.rows.items() if name in {grid.full, *rows}}
-        equal = tuple(e for e in grid.equal if {e.row, *e.among} <= kept.keys())
-        grid = replace(grid, rows=kept, equal=equal)
+        compare = tuple(c for c in grid.compare if {c.row, *c.against} <= kept.keys())
+        grid = replace(grid, rows=kept, compare=compare)
     if seeds is not None and seeds < 1:
         raise UserError(f"--seeds {seeds}: at least 1 is needed")
     return replace(grid, seeds=seeds or grid.seeds)
@@ -67,12 +67,12 @@ def report(grid: Grid, logs: Path, jobs: int, output: Path) -> None:
     rows = results_of(grid, runs)
     for name, (_, means) in chosen.items():
         rows[name].chosen_from = means
-    equal = at_equal_effort(grid, rows, runs)
+    compared = comparisons(grid, rows, runs)
     command = shlex.join(["python", *sys.argv])
-    text = markdown(grid, rows, equal, command)
+    text = markdown(grid, rows, compared, command)
     for task in grid.tasks:
         plot(grid, rows, task, output / f"{task}.png")
-    write_json(as_json(grid, rows, equal, command), output / "results.json")
+    write_json(as_json(grid, rows, compared, command), output / "results.json")
     write_text(output / "report.md", text)
     print(text)
 

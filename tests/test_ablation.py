@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import ablate
-from context_i2w.ablation.grid import Grid, Row, read_grid
-from context_i2w.ablation.results import RowResult, TaskScore, compare
+from context_i2w.ablation.grid import read_grid
+from context_i2w.ablation.results import tested_together
 from context_i2w.ablation.runs import run_of
 from context_i2w.ablation.significance import Scores
 from context_i2w.checkpoints import options_from
@@ -18,6 +18,7 @@ from context_i2w.toy_world import Sizes, make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST
 
 SHIPPED = sorted((Path(__file__).parents[1] / "scripts" / "grids").glob("*.toml"))
+ONE_ROW = 'question = ""\nseeds = 1\nfull = "a"\nrows = {a = ""}\n'
 RECIPE = "--epochs 1 --batch-size 16 --warmup 2 --device cpu --workers 0 --model toy --pretrained toy"
 
 
@@ -45,10 +46,16 @@ def test_the_papers_grid_asks_for_five_seeds_and_four_tasks():
         ('question = ""\nseeds = 0\nfull = "a"\nrows = {a = ""}', "seeds a number from 1 on"),
         ('question = ""\nseeds = 1\nfull = "a"\nrows = {a = {option = ""}}', "row 'a' has no key option"),
         ('question = ""\nseeds = 1\nfull = "a"\ntasks = ["x"]\nrows = {a = ""}', "tasks: x unknown"),
-        (
-            'question = ""\nseeds = 1\nfull = "a"\nrows = {a = ""}\n[[equal]]\nby = "luck"\nrow = "a"\namong = ["a"]',
-            "luck",
-        ),
+        (f'{ONE_ROW}[[compare]]
+row = "a"
+against = ["a"]
+nearest = "luck"', "nearest in loss or seconds"),
+        (f'{ONE_ROW}[[compare]]
+row = "a"
+against = ["a", "a"]', "with one row"),
+        (f'{ONE_ROW}[[compare]]
+row = "a"
+against = ["b"]', "compare: no row 'b'"),
         ("a = [", "not TOML"),
     ],
 )
@@ -66,15 +73,8 @@ def test_rows_are_marked_in_both_directions_and_only_beyond_chance():
         return Scores(base + shift + rng.normal(0, 3, (5, 300)), np.full(300, 1 / 300), np.arange(300))
 
     found = {"full": made(0), "better": made(2), "worse": made(-2), "same": made(0)}
-    grid = Grid("g", "", 5, "full", {name: Row(()) for name in found}, tasks=("cirr",))
-    rows = {name: RowResult("", {"cirr": TaskScore(s.mean, 0, 0, [], {})}) for name, s in found.items()}
-    compare(rows, grid, lambda name, task: found[name])
-    assert {name: row.tasks["cirr"].mark for name, row in rows.items()} == {
-        "full": "",
-        "better": "+",
-        "worse": "-",
-        "same": "",
-    }
+    pairs = [(found[name], found["full"]) for name in ("better", "worse", "same")]
+    assert [tested.mark for tested in tested_together(pairs)] == ["+", "-", ""]
 
 
 def test_a_run_is_named_by_its_settings_and_not_by_how_they_are_written(tmp_path):
@@ -103,10 +103,14 @@ full = "--mapper-option depth=1"
 options = "--mapper pic2word"
 choose = ["--lr 1e-6", "--lr 3e-3"]
 
-[[equal]]
-by = "loss"
+[[compare]]
 row = "full"
-among = ["Pic2Word", "no rotation"]
+against = ["Pic2Word", "no rotation"]
+nearest = "loss"
+
+[[compare]]
+row = "Pic2Word"
+against = ["no rotation"]
 """)
     arguments = [str(tmp_path / "grid.toml"), "--output", str(tmp_path / "out"), "--logs", str(tmp_path / "logs")]
     ablate.main([*arguments, "--jobs", "2"])
@@ -120,12 +124,13 @@ among = ["Pic2Word", "no rotation"]
         row = results["rows"][name]
         assert len(row["tasks"]["cirr"]["seeds"]) == 2
         assert row["tasks"]["cirr"]["low"] <= row["tasks"]["cirr"]["mean"] <= row["tasks"]["cirr"]["high"]
-        assert row["tasks"]["cirr"]["mean"] == pytest.approx(row["tasks"]["cirr"]["metrics"]["R@1"])
-        assert row["tasks"]["fashion"]["mean"] == pytest.approx(row["tasks"]["fashion"]["metrics"]["R@10"])
+        assert row["tasks"]["cirr"]["mean"] == pytest.approx(np.mean(row["tasks"]["cirr"]["metrics"]["R@1"]))
+        assert row["tasks"]["fashion"]["mean"] == pytest.approx(np.mean(row["tasks"]["fashion"]["metrics"]["R@10"]))
         assert row["seconds"] > 0
         assert (row["tasks"]["cirr"]["difference"] is None) == (name == "full")
     assert results["rows"]["full"]["parameters"] > results["rows"]["no rotation"]["parameters"]
-    assert results["equal effort"][0]["nearest"] in ("Pic2Word", "no rotation")
+    assert results["comparisons"][0]["with"] in ("Pic2Word", "no rotation")
+    assert results["comparisons"][1]["with"] == "no rotation"
     assert (tmp_path / "out" / "report.md").read_text() in printed
     assert all((tmp_path / "out" / f"{task}.png").stat().st_size > 5_000 for task in ("cirr", "fashion"))
 

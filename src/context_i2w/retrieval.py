@@ -132,7 +132,8 @@ class Ranking:
     def _rough(self, chunk: slice) -> Iterator[tuple[int, torch.Tensor]]:
         """Float32 similarities [q, g] of the chunk's queries to a piece of the gallery, and where the piece starts.
 
-        All pieces are written to the same memory: asking the system for new pages costs more than comparing.
+        All pieces are written to the same memory: asking the system for new pages costs more than comparing. They
+        are the transpose of a product with the gallery on the left, which is a quarter faster on a CPU.
         """
         queries, gallery = self._features[0][chunk], self._features[1]
         step = max(1, self.memory // (8 * max(1, len(queries))))  # a similarity and two comparisons of it
@@ -141,9 +142,10 @@ class Ranking:
         held = torch.empty(len(queries) * min(step, len(gallery)), device=queries.device)
         for start in range(0, len(gallery), step):
             piece = gallery[start : start + step]
-            rows = held[: len(queries) * len(piece)].view(len(queries), len(piece))
+            product = held[: len(queries) * len(piece)].view(len(piece), len(queries))
             with _true_float32(queries.device):
-                torch.mm(queries, piece.T, out=rows)
+                torch.mm(piece, queries.T, out=product)
+            rows = product.T
             if self.excluded is not None:
                 column = self.excluded[chunk].to(rows.device) - start
                 inside = (column >= 0) & (column < rows.shape[1])
@@ -179,11 +181,14 @@ def exact(queries: torch.Tensor, row: torch.Tensor, gallery: torch.Tensor, colum
 
 def places(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(row, column) of the true entries of a matrix, ordered by row."""
-    if mask.device.type == "cpu":  # NumPy passes over false ones eight at a time, torch one by one
-        flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    turned = mask.T.contiguous()  # as `_rough` makes them: nothing is copied
+    if turned.device.type == "cpu":  # NumPy passes over false ones eight at a time, torch one by one
+        flat = torch.from_numpy(np.flatnonzero(turned.numpy()))
     else:
-        flat = mask.flatten().nonzero()[:, 0]
-    return flat // mask.shape[1], flat % mask.shape[1]
+        flat = turned.flatten().nonzero()[:, 0]
+    column, row = flat // turned.shape[1], flat % turned.shape[1]
+    order = row.argsort(stable=True)
+    return row[order], column[order]
 
 
 def similarities(queries: torch.Tensor, gallery: torch.Tensor, memory: int = 1 << 28) -> torch.Tensor:

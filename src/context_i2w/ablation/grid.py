@@ -13,12 +13,16 @@
     options = "--mapper pic2word"
     choose = ["--lr 3e-4", "--lr 1e-3"]         # the best on dev is reported on test
 
-    [[equal]]                                   # comparisons at equal effort
-    by = "loss"                                 # or "seconds"
-    row = "full model"
-    among = ["Pic2Word, 8 epochs", "Pic2Word, 16 epochs"]
+    [[compare]]                                 # more comparisons than with the full model
+    row = "Pic2Word"
+    against = ["no rotation"]
 
-Keys that may be left out: options, choose, equal, note (said under the table), split = "dev" (to look for a recipe
+    [[compare]]                                 # at equal effort: with the one that comes nearest in it
+    row = "full model"
+    against = ["Pic2Word, 8 epochs", "Pic2Word, 16 epochs"]
+    nearest = "loss"                            # or "seconds"
+
+Keys that may be left out: options, choose, compare, note (said under the tables), split = "dev" (to look for a recipe
 without touching the test queries), data = {dev = "…", test = "…"} (data roots, the toy world's by default) and
 tasks = ["imgnet", "coco", "cirr", "fashion"].
 """
@@ -40,7 +44,7 @@ else:
     import tomli as tomllib
 
 TASKS = ("imgnet", "coco", "cirr", "fashion")
-EFFORTS = ("loss", "seconds")
+EFFORTS = ("loss", "seconds")  # of training
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Equal:
-    """`row` against the one row of `among` that comes nearest to it in effort."""
+class Comparison:
+    """`row` with one row of `against`: the only one, or the one that is nearest in its effort."""
 
-    by: str
     row: str
-    among: tuple[str, ...]
+    against: tuple[str, ...]
+    nearest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Grid:
     full: str
     rows: dict[str, Row]
     options: tuple[str, ...] = ()
-    equal: tuple[Equal, ...] = ()
+    compare: tuple[Comparison, ...] = ()
     note: str = ""
     split: str = "test"
     tasks: tuple[str, ...] = TASKS
@@ -108,9 +112,9 @@ def _grid(name: str, content: dict[str, Any]) -> Grid:
         rows[row] = Row(_words(value.pop("options", "")), tuple(map(_words, value.pop("choose", ()))))
         if value:
             raise ValueError(f"row {row!r} has no key {', '.join(value)}")
-    equal = tuple(Equal(entry["by"], entry["row"], tuple(entry["among"])) for entry in content.pop("equal", ()))
+    compare = tuple(Comparison(**entry | {"against": tuple(entry["against"])}) for entry in content.pop("compare", ()))
     options, tasks = _words(content.pop("options", "")), tuple(content.pop("tasks", TASKS))
-    return Grid(name, rows=rows, options=options, equal=equal, tasks=tasks, **content)
+    return Grid(name, rows=rows, options=options, compare=compare, tasks=tasks, **content)
 
 
 def _words(options: str) -> tuple[str, ...]:
@@ -118,13 +122,15 @@ def _words(options: str) -> tuple[str, ...]:
 
 
 def _check(grid: Grid, path: Path) -> None:
-    mentioned = {grid.full: "full"} | {row: "equal" for entry in grid.equal for row in (entry.row, *entry.among)}
+    mentioned = {grid.full: "full"} | {row: "compare" for c in grid.compare for row in (c.row, *c.against)}
     for row, key in mentioned.items():
         if row not in grid.rows:
             raise UserError(f"{path}: {key}: no row {row!r}; the rows are {', '.join(grid.rows)}")
-    for entry in grid.equal:
-        if entry.by not in EFFORTS:
-            raise UserError(f"{path}: equal: by {entry.by!r}; known are {', '.join(EFFORTS)}")
+    for entry in grid.compare:
+        if entry.nearest not in (None, *EFFORTS) or len(entry.against) != 1 and entry.nearest is None:
+            raise UserError(
+                f"{path}: compare: {entry.row!r} with one row, or with the nearest in {' or '.join(EFFORTS)}"
+            )
     if unknown := [task for task in grid.tasks if task not in BENCHMARKS]:
         raise UserError(f"{path}: tasks: {', '.join(unknown)} unknown; known are {', '.join(BENCHMARKS)}")
     if grid.split not in grid.data or not isinstance(grid.seeds, int) or grid.seeds < 1:

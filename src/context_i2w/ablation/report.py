@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from context_i2w.ablation.grid import Equal, Grid
-from context_i2w.ablation.results import LEVEL, RowResult, TaskScore
+from context_i2w.ablation.grid import Comparison, Grid
+from context_i2w.ablation.results import LEVEL, RowResult, TaskScore, Tested
 from context_i2w.ablation.scores import measure
-from context_i2w.ablation.significance import Difference
 from context_i2w.evaluation import BASELINES
 from context_i2w.report import markdown_table
 from context_i2w.toy_run import TASKS as TITLES
@@ -26,18 +25,18 @@ def title(task: str) -> str:
     return f"{TITLES[task][0].lower() if task in TITLES else task} {measure(task)}"
 
 
-def markdown(grid: Grid, rows: Mapping[str, RowResult], equal: Sequence, command: str) -> str:
+def markdown(grid: Grid, rows: Mapping[str, RowResult], compared: Sequence, command: str) -> str:
     """The whole report."""
     parts = [f"# {grid.question}", f"`{command}`", _how(grid)]
     parts += ["## Scores", score_table(grid, rows), _legend(grid)]
     parts += [f"![{title(task)}]({task}.png)" for task in grid.tasks]
     parts += [f"## Differences to {grid.full}", difference_table(grid, rows)]
-    parts += ["## Effort and options", effort_table(rows)]
+    if compared:
+        parts += ["## Between rows", comparison_table(grid, rows, compared), _NOT_MARKED]
+    parts += ["## Effort and options", effort_table(rows), "## More metrics", metric_table(grid, rows)]
     chosen = [name for name, row in rows.items() if row.chosen_from]
     if chosen:
         parts += ["## Chosen on dev", *(_choice(name, rows[name]) for name in chosen)]
-    if equal:
-        parts += ["## At equal effort", equal_table(grid, rows, equal)]
     return "\n\n".join([*parts, grid.note] if grid.note else parts) + "\n"
 
 
@@ -52,9 +51,7 @@ def difference_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
     table = [["row", *map(title, grid.tasks)]]
     for name in grid.rows:
         if name != grid.full:
-            cells = [rows[name].tasks[task] for task in grid.tasks]
-            shown = [f"{_difference(cell.difference)} {_p(cell.adjusted_p)} {MARKS[cell.mark]}" for cell in cells]
-            table.append([name, *map(str.strip, shown)])
+            table.append([name, *(_tested(rows[name].tasks[task].difference) for task in grid.tasks)])
     return markdown_table(table)
 
 
@@ -68,14 +65,26 @@ def effort_table(rows: Mapping[str, RowResult]) -> str:
     return markdown_table(table)
 
 
-def equal_table(
-    grid: Grid, rows: Mapping[str, RowResult], equal: Sequence[tuple[Equal, str, Mapping[str, Difference]]]
+def comparison_table(
+    grid: Grid, rows: Mapping[str, RowResult], compared: Sequence[tuple[Comparison, str, Mapping[str, Tested]]]
 ) -> str:
-    table = [["row", "minus", "at equal", *map(title, grid.tasks)]]
-    for entry, nearest, differences in equal:
-        ours, theirs = (getattr(rows[name], entry.by) for name in (entry.row, nearest))
-        cells = [f"{_difference(differences[task])} {_p(differences[task].p)}" for task in grid.tasks]
-        table.append([entry.row, nearest, f"{entry.by} ({ours:.3g}, {theirs:.3g})", *cells])
+    table = [["row", "minus", *map(title, grid.tasks)]]
+    for entry, other, tested in compared:
+        note = ""
+        if entry.nearest:
+            ours, theirs = (getattr(rows[name], entry.nearest) for name in (entry.row, other))
+            note = f" (nearest in {entry.nearest}: {ours:.3g}, {theirs:.3g})"
+        table.append([entry.row, other + note, *(_tested(tested[task]) for task in grid.tasks)])
+    return markdown_table(table)
+
+
+def metric_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
+    """The tasks' usual metrics, mean ± standard deviation over seeds."""
+    names = {task: TITLES[task][2] if task in TITLES else (measure(task),) for task in grid.tasks}
+    table = [["row", *(f"{task} {name}" for task in grid.tasks for name in names[task])]]
+    for row, found in rows.items():
+        values = [found.tasks[task].metrics[name] for task in grid.tasks for name in names[task]]
+        table.append([row, *map(_spread, values)])
     return markdown_table(table)
 
 
@@ -84,7 +93,7 @@ def plot(grid: Grid, rows: Mapping[str, RowResult], task: str, path: Path) -> No
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.26 * len(rows)), layout="constrained")
     for place, (name, row) in enumerate(reversed(rows.items())):
         cell = row.tasks[task]
-        colour = BASELINE if name in BASELINES else FULL if name == grid.full else COLOURS[cell.mark]
+        colour = BASELINE if name in BASELINES else FULL if name == grid.full else COLOURS[cell.difference.mark]
         axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.5)
         axes.plot(cell.seeds, [place] * len(cell.seeds), ".", color=colour, markersize=3, alpha=0.6)
         axes.plot(cell.mean, place, "o", color=colour, markersize=5)
@@ -103,6 +112,9 @@ def _how(grid: Grid) -> str:
     )
 
 
+_NOT_MARKED = "Tested in the same way, adjusted over this table."
+
+
 def _legend(grid: Grid) -> str:
     return (
         f"▲ ▼: better or worse than {grid.full} by more than chance over seeds and queries (min F′ test, p < {LEVEL:g} "
@@ -118,13 +130,15 @@ def _choice(name: str, row: RowResult) -> str:
 
 
 def _cell(cell: TaskScore) -> str:
-    spread = f" ± {stdev(cell.seeds):.1f}" if len(cell.seeds) > 1 else ""
-    return f"{cell.mean:.1f}{spread} [{cell.low:.1f}, {cell.high:.1f}] {MARKS[cell.mark]}".strip()
+    mark = MARKS[cell.difference.mark] if cell.difference else ""
+    return f"{_spread(cell.seeds)} [{cell.low:.1f}, {cell.high:.1f}] {mark}".strip()
 
 
-def _difference(difference: Difference) -> str:
-    return f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+def _tested(tested: Tested) -> str:
+    found, p = tested.difference, tested.adjusted_p
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}] {shown} {MARKS[tested.mark]}".strip()

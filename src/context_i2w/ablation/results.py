@@ -1,11 +1,11 @@
-"""From a grid's runs to its numbers: choice on dev, scores, differences to the full model, equal effort."""
+"""From a grid's runs to its numbers: choice on dev, scores, differences to the full model and between rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from context_i2w.ablation.grid import Equal, Grid
+from context_i2w.ablation.grid import Comparison, Grid
 from context_i2w.ablation.runs import Run, run_of
 from context_i2w.ablation.scores import measure, read_metrics, read_scores
 from context_i2w.ablation.significance import Difference, Scores, bootstrap_interval, holm, paired_difference
@@ -25,10 +25,23 @@ class TaskScore:
     low: float
     high: float
     seeds: list[float]
-    metrics: dict[str, float]  # every metric of the benchmark, mean over seeds
-    difference: Difference | None = None  # to the full model
-    adjusted_p: float | None = None
-    mark: str = ""  # "+" or "-": better or worse than the full model by more than chance
+    metrics: dict[str, list[float]]  # every metric of the benchmark, for each seed
+    difference: "Tested | None" = None  # to the full model
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A difference with its p-value adjusted for all those tested beside it."""
+
+    difference: Difference
+    adjusted_p: float
+
+    @property
+    def mark(self) -> str:
+        """ "+" or "-": better or worse by more than chance."""
+        if self.adjusted_p >= LEVEL:
+            return ""
+        return "+" if self.difference.mean > 0 else "-"
 
 
 @dataclass
@@ -77,41 +90,34 @@ def results_of(grid: Grid, runs: Mapping[str, Sequence[Run]]) -> dict[str, RowRe
         rows[name] = RowResult(" ".join(seeds[0].options[:-2]), **_size(seeds[0]), **_effort(seeds))
         for task in grid.tasks:
             rows[name].tasks[task] = _score(seeds, task, grid.split)
-    compare(rows, grid, lambda name, task: read_scores(runs[name], task, grid.split))
+    places = [(name, task) for name in grid.rows if name != grid.full for task in grid.tasks]
+    pairs = [tuple(read_scores(runs[row], task, grid.split) for row in (name, grid.full)) for name, task in places]
+    for (name, task), tested in zip(places, tested_together(pairs), strict=True):
+        rows[name].tasks[task].difference = tested
     return rows
 
 
-def compare(rows: Mapping[str, RowResult], grid: Grid, scores: Callable[[str, str], Scores]) -> None:
-    """Fills in differences to the full model and marks; p-values are adjusted over all rows and tasks together."""
-    places = [(name, task) for name in grid.rows if name != grid.full for task in grid.tasks]
-    found = [paired_difference(scores(name, task), scores(grid.full, task)) for name, task in places]
-    for (name, task), difference, p in zip(places, found, holm([d.p for d in found]), strict=True):
-        cell = rows[name].tasks[task]
-        cell.difference, cell.adjusted_p = difference, p
-        cell.mark = "" if p >= LEVEL else "+" if difference.mean > 0 else "-"
+def tested_together(pairs: Sequence[tuple[Scores, Scores]]) -> list[Tested]:
+    """First minus second of each pair; p-values adjusted by Holm for all pairs."""
+    found = [paired_difference(*pair) for pair in pairs]
+    return [Tested(difference, p) for difference, p in zip(found, holm([d.p for d in found]), strict=True)]
 
 
-def at_equal_effort(
+def comparisons(
     grid: Grid, rows: Mapping[str, RowResult], runs: Mapping[str, Sequence[Run]]
-) -> list[tuple[Equal, str, dict[str, Difference]]]:
-    """For each comparison: the row of `among` nearest in effort, and `row` minus it on each task."""
-    found = []
-    for entry in grid.equal:
-        wanted = effort(rows[entry.row], entry.by)
-        nearest = min(entry.among, key=lambda name: abs(effort(rows[name], entry.by) - wanted))
-        differences = {
-            task: paired_difference(*(read_scores(runs[name], task, grid.split) for name in (entry.row, nearest)))
-            for task in grid.tasks
-        }
-        found.append((entry, nearest, differences))
-    return found
+) -> list[tuple[Comparison, str, dict[str, Tested]]]:
+    """For each of the grid's: the row compared with, and `row` minus it on each task, tested together."""
+    others = []
+    for entry in grid.compare:
+        distance = lambda name, e=entry: abs(getattr(rows[name], e.nearest) - getattr(rows[e.row], e.nearest))  # noqa: E731
+        others.append(min(entry.against, key=distance) if entry.nearest else entry.against[0])
+    named = [(entry.row, other, task) for entry, other in zip(grid.compare, others) for task in grid.tasks]
+    pairs = [tuple(read_scores(runs[row], task, grid.split) for row in (ours, theirs)) for ours, theirs, task in named]
+    tested = iter(tested_together(pairs))
+    return [(entry, other, {task: next(tested) for task in grid.tasks}) for entry, other in zip(grid.compare, others)]
 
 
-def effort(row: RowResult, by: str) -> float:
-    return getattr(row, by)
-
-
-def as_json(grid: Grid, rows: Mapping[str, RowResult], equal: list, command: str) -> dict[str, Any]:
+def as_json(grid: Grid, rows: Mapping[str, RowResult], compared: list, command: str) -> dict[str, Any]:
     return {
         "grid": grid.name,
         "question": grid.question,
@@ -121,9 +127,9 @@ def as_json(grid: Grid, rows: Mapping[str, RowResult], equal: list, command: str
         "full": grid.full,
         "measures": {task: measure(task) for task in grid.tasks},
         "rows": {name: asdict(row) for name, row in rows.items()},
-        "equal effort": [
-            asdict(entry) | {"nearest": nearest, "differences": {task: asdict(d) for task, d in differences.items()}}
-            for entry, nearest, differences in equal
+        "comparisons": [
+            asdict(entry) | {"with": other, "differences": {task: asdict(found) for task, found in tested.items()}}
+            for entry, other, tested in compared
         ],
         "versions": versions(),
     }
@@ -133,7 +139,7 @@ def _score(seeds: Sequence[Run], task: str, split: str, row: str = "composed") -
     scores = read_scores(seeds, task, split, row)
     low, high = bootstrap_interval(scores)
     every = [read_metrics(run, task, split, row) for run in seeds]
-    metrics = {name: sum(found[name] for found in every) / len(every) for name in every[0]}
+    metrics = {name: [found[name] for found in every] for name in every[0]}
     return TaskScore(scores.mean, low, high, scores.by_seed.tolist(), metrics)
 
 
