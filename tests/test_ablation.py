@@ -18,7 +18,7 @@ from context_i2w.toy_world import Sizes, make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST
 
 SHIPPED = sorted((Path(__file__).parents[1] / "scripts" / "grids").glob("*.toml"))
-ONE_ROW = 'question = ""\nseeds = 1\nfull = "a"\nrows = {a = ""}\n'
+HEAD = 'question = ""\nseeds = 1\nfull = "a"\n'
 RECIPE = "--epochs 1 --batch-size 16 --warmup 2 --device cpu --workers 0 --model toy --pretrained toy"
 
 
@@ -41,21 +41,14 @@ def test_the_papers_grid_asks_for_five_seeds_and_four_tasks():
     ("text", "message"),
     [
         ("rows = 3", "grid.py shows the form"),
-        ('question = ""\nseeds = 1\nfull = "a"\nrows = {a = ""}\nrow = 3', "unknown key row"),
-        ('question = ""\nseeds = 1\nfull = "b"\nrows = {a = ""}', "full: no row 'b'; the rows are a"),
-        ('question = ""\nseeds = 0\nfull = "a"\nrows = {a = ""}', "seeds a number from 1 on"),
-        ('question = ""\nseeds = 1\nfull = "a"\nrows = {a = {option = ""}}', "row 'a' has no key option"),
-        ('question = ""\nseeds = 1\nfull = "a"\ntasks = ["x"]\nrows = {a = ""}', "tasks: x unknown"),
-        (f'{ONE_ROW}[[compare]]
-row = "a"
-against = ["a"]
-nearest = "luck"', "nearest in loss or seconds"),
-        (f'{ONE_ROW}[[compare]]
-row = "a"
-against = ["a", "a"]', "with one row"),
-        (f'{ONE_ROW}[[compare]]
-row = "a"
-against = ["b"]', "compare: no row 'b'"),
+        (HEAD + 'rows = {a = ""}\nrow = 3', "unknown key row"),
+        (HEAD + 'rows = {b = ""}', "full: no row 'a'; the rows are b"),
+        (HEAD.replace("1", "0") + 'rows = {a = ""}', "seeds a number from 1 on"),
+        (HEAD + 'rows = {a = {option = ""}}', "row 'a' has no key option"),
+        (HEAD + 'tasks = ["x"]\nrows = {a = ""}', "tasks: x unknown"),
+        (HEAD + 'rows = {a = ""}\ncompare = [{row = "a", against = ["b"]}]', "compare: no row 'b'"),
+        (HEAD + 'rows = {a = ""}\ncompare = [{row = "a", against = ["a", "a"]}]', "with one row"),
+        (HEAD + 'rows = {a = ""}\ncompare = [{row = "a", against = ["a"], nearest = "luck"}]', "in loss or seconds"),
         ("a = [", "not TOML"),
     ],
 )

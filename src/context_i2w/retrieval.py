@@ -242,9 +242,9 @@ def _promising(rows: torch.Tensor, best: torch.Tensor, slack: float, count: int)
     Where these are many, as in the first piece, only those are kept that may belong to the piece's own best.
     """
     floor = (best - slack).clamp(min=torch.finfo(rows.dtype).min)  # above what is removed
-    found = places(rows >= floor[:, None])
-    if len(found[0]) <= 2 * count * len(rows):
-        return found
+    promising = rows >= floor[:, None]
+    if torch.count_nonzero(promising) <= 2 * count * len(rows):
+        return places(promising)
     reached = _reached(rows, count) - 2 * slack
     return places(rows >= torch.maximum(floor, reached)[:, None])
 

@@ -127,7 +127,7 @@ def _check(grid: Grid, path: Path) -> None:
         if row not in grid.rows:
             raise UserError(f"{path}: {key}: no row {row!r}; the rows are {', '.join(grid.rows)}")
     for entry in grid.compare:
-        if entry.nearest not in (None, *EFFORTS) or len(entry.against) != 1 and entry.nearest is None:
+        if entry.nearest not in (None, *EFFORTS) or (len(entry.against) != 1 and entry.nearest is None):
             raise UserError(
                 f"{path}: compare: {entry.row!r} with one row, or with the nearest in {' or '.join(EFFORTS)}"
             )
