@@ -8,7 +8,7 @@ import pytest
 
 import ablate
 from context_i2w.ablation.grid import read_grid
-from context_i2w.ablation.results import tested_together
+from context_i2w.ablation.results import differences_of
 from context_i2w.ablation.runs import run_of
 from context_i2w.ablation.significance import Scores
 from context_i2w.checkpoints import options_from
@@ -67,7 +67,7 @@ def test_rows_are_marked_in_both_directions_and_only_beyond_chance():
 
     found = {"full": made(0), "better": made(2), "worse": made(-2), "same": made(0)}
     pairs = [(found[name], found["full"]) for name in ("better", "worse", "same")]
-    assert [tested.mark for tested in tested_together(pairs)] == ["+", "-", ""]
+    assert [tested.mark for tested in differences_of(pairs)] == ["+", "-", ""]
 
 
 def test_a_run_is_named_by_its_settings_and_not_by_how_they_are_written(tmp_path):

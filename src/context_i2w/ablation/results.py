@@ -92,12 +92,12 @@ def results_of(grid: Grid, runs: Mapping[str, Sequence[Run]]) -> dict[str, RowRe
             rows[name].tasks[task] = _score(seeds, task, grid.split)
     places = [(name, task) for name in grid.rows if name != grid.full for task in grid.tasks]
     pairs = [tuple(read_scores(runs[row], task, grid.split) for row in (name, grid.full)) for name, task in places]
-    for (name, task), tested in zip(places, tested_together(pairs), strict=True):
+    for (name, task), tested in zip(places, differences_of(pairs), strict=True):
         rows[name].tasks[task].difference = tested
     return rows
 
 
-def tested_together(pairs: Sequence[tuple[Scores, Scores]]) -> list[Tested]:
+def differences_of(pairs: Sequence[tuple[Scores, Scores]]) -> list[Tested]:
     """First minus second of each pair; p-values adjusted by Holm for all pairs."""
     found = [paired_difference(*pair) for pair in pairs]
     return [Tested(difference, p) for difference, p in zip(found, holm([d.p for d in found]), strict=True)]
@@ -113,7 +113,7 @@ def comparisons(
         others.append(min(entry.against, key=distance) if entry.nearest else entry.against[0])
     named = [(entry.row, other, task) for entry, other in zip(grid.compare, others) for task in grid.tasks]
     pairs = [tuple(read_scores(runs[row], task, grid.split) for row in (ours, theirs)) for ours, theirs, task in named]
-    tested = iter(tested_together(pairs))
+    tested = iter(differences_of(pairs))
     return [(entry, other, {task: next(tested) for task in grid.tasks}) for entry, other in zip(grid.compare, others)]
 
 
