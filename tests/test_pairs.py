@@ -131,6 +131,11 @@ def test_as_many_views_change_colour_as_asked_for(tmp_path):
     prepare = TrainPreparation(PREPARATION, False, ViewOptions(colour=0.5))
     changed = [not torch.equal(*prepare(path, f"0-0-{row}")) for row in range(200)]
     assert 70 < sum(changed) < 130
+    told = TrainPreparation(PREPARATION, False, ViewOptions(colour=1.0, told=True))
+    same = [
+        torch.equal(*told(path, "0-0-1", caption=text)) for text in ("a <|replace|> on sand", "A Red <|replace|>", "")
+    ]
+    assert same == [True, False, True]
     with pytest.raises(ValueError, match="shares from 0 to 1"):
         ViewOptions(crop=2)
 

@@ -13,9 +13,9 @@ from context_i2w.errors import UserError
 from context_i2w.losses import contrastive_loss
 from context_i2w.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.optim import OptimOptions
-from context_i2w.prompts import Tokenizer, mark_placeholders
+from context_i2w.prompts import PLACEHOLDER_ID, Tokenizer, mark_placeholders
 from context_i2w.published import published_name
-from context_i2w.training import Trainer, TrainOptions
+from context_i2w.training import TRAINING_TEXTS, Trainer, TrainOptions
 from context_i2w.weights import clip_from_openai_state
 
 
@@ -233,3 +233,23 @@ def test_an_epochs_loss_is_the_mean_of_its_steps(golden_clip, golden_mapper, gol
     steps, epochs = [], []
     trainer.run(lambda loss: steps.append(float(loss)), lambda: epochs.append(trainer.epoch_loss))
     assert epochs == pytest.approx([sum(steps[:3]) / 3, sum(steps[3:]) / 3])
+
+
+@pytest.mark.parametrize("text", TRAINING_TEXTS)
+def test_a_training_text_changes_what_the_word_is_put_into_and_nothing_else(
+    golden_clip, golden_mapper, golden_batch, text
+):
+    options = TrainOptions(training_text=text)
+    trainer = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), options, OptimOptions())
+    put_into = []
+    for trainer.state.step in (0, 1):
+        put_into.append(trainer._prompts(golden_batch.condition_ids))
+    masked = (golden_batch.condition_ids == PLACEHOLDER_ID).any(dim=1)
+    assert masked.any()
+    captions = torch.where(masked[:, None], golden_batch.condition_ids, trainer.prompt_ids)
+    published = trainer.prompt_ids
+    wanted = {"published": [published] * 2, "caption": [captions] * 2, "mixed": [published, captions]}[text]
+    assert all(torch.equal(*pair) for pair in zip(put_into, wanted, strict=True))
+    image, condition = trainer._features(golden_batch)
+    assert torch.equal(condition, golden_clip.encode_text(golden_batch.condition_ids))
+    assert torch.equal(trainer._targets(golden_batch, image), image.embedding)

@@ -106,7 +106,7 @@ def _mapper_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _view(args: argparse.Namespace) -> ViewOptions:
     try:
-        return ViewOptions(args.view_crop, args.view_colour)
+        return ViewOptions(args.view_crop, args.view_colour, args.view_told)
     except ValueError as error:
         raise UserError(f"--view-crop, --view-colour: {error}") from None
 
@@ -153,6 +153,7 @@ def _data(group) -> None:
         metavar="SHARE",
         help="this share of images is shown to the mapper grey or with turned hues; 0: off",
     )
+    group.add_argument("--view-told", action="store_true", help="--view-colour only where the caption names a colour")
 
 
 def _model(group) -> None:

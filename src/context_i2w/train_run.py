@@ -181,15 +181,9 @@ class _Run:
         return RunFolder(path, config, resumed.step if resumed else None, settings.wandb)
 
     def _bar(self, done: int) -> tqdm:
+        hidden = {} if self.process.is_first else {"disable": True}  # not False: that would overrule TQDM_DISABLE
         total = self.trainer.total_steps
-        return tqdm(
-            total=total,
-            initial=done,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not self.process.is_first,
-        )
+        return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True, **hidden)
 
     def _log(self, bar: tqdm, loss: Tensor | None, watch: Stopwatch) -> None:
         rate = watch.read()

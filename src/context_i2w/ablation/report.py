@@ -117,9 +117,9 @@ _NOT_MARKED = "Tested in the same way, adjusted over this table."
 
 def _legend(grid: Grid) -> str:
     return (
-        f"▲ ▼: better or worse than {grid.full} by more than chance over seeds and queries (min F′ test, p < {LEVEL:g} "
-        "after Holm's adjustment over all rows and tasks of the grid). No mark is no proof of equality: the intervals "
-        "of the differences say what can be excluded."
+        f"▲ ▼: better or worse than {grid.full} by more than chance, over seeds alone (t test) and over seeds and queries "
+        f"together (min F′), p < {LEVEL:g} after Holm's adjustment over all rows and tasks of the grid. No mark is no "
+        "proof of equality: the intervals of the differences say what can be excluded."
     )
 
 

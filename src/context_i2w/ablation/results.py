@@ -107,14 +107,19 @@ def comparisons(
     grid: Grid, rows: Mapping[str, RowResult], runs: Mapping[str, Sequence[Run]]
 ) -> list[tuple[Comparison, str, dict[str, Tested]]]:
     """For each of the grid's: the row compared with, and `row` minus it on each task, tested together."""
-    others = []
-    for entry in grid.compare:
-        distance = lambda name, e=entry: abs(getattr(rows[name], e.nearest) - getattr(rows[e.row], e.nearest))  # noqa: E731
-        others.append(min(entry.against, key=distance) if entry.nearest else entry.against[0])
+    others = [_other(entry, rows) for entry in grid.compare]
     named = [(entry.row, other, task) for entry, other in zip(grid.compare, others) for task in grid.tasks]
     pairs = [tuple(read_scores(runs[row], task, grid.split) for row in (ours, theirs)) for ours, theirs, task in named]
     tested = iter(differences_of(pairs))
     return [(entry, other, {task: next(tested) for task in grid.tasks}) for entry, other in zip(grid.compare, others)]
+
+
+def _other(entry: Comparison, rows: Mapping[str, RowResult]) -> str:
+    """The row that a comparison is with."""
+    if entry.nearest is None:
+        return entry.against[0]
+    wanted = getattr(rows[entry.row], entry.nearest)
+    return min(entry.against, key=lambda name: abs(getattr(rows[name], entry.nearest) - wanted))
 
 
 def as_json(grid: Grid, rows: Mapping[str, RowResult], compared: list, command: str) -> dict[str, Any]:

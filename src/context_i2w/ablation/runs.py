@@ -17,6 +17,7 @@ from context_i2w.run_folder import LAST, ended_before_its_first_checkpoint
 from context_i2w.settings import parse, run_settings
 from context_i2w.toy_run import TOY_ROOT, toy_settings
 from context_i2w.toy_world import make_toy_world
+from context_i2w.toy_world.world import VERSION
 from context_i2w.train_run import RunSettings, train
 
 FINISHED = "finished.json"
@@ -45,7 +46,7 @@ class Run:
 
 def run_of(options: Sequence[str], logs: Path) -> Run:
     """The run of these options; its folder is named by all settings that they lead to. Raises UserError."""
-    settings = asdict(settings_of(options))
+    settings = asdict(settings_of(options)) | {"toy world": VERSION}
     for place in ("logs", "name", "resume", "device"):
         del settings[place]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

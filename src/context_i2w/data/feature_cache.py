@@ -149,12 +149,13 @@ class _Pixels(Dataset):
         self.pairs, self.prepare = pairs, prepare
 
     def __getitem__(self, views: Sequence[int]) -> tuple[np.ndarray, Tensor]:
-        size = self.prepare.preparation.image_size
+        listed, size = self.pairs.pairs, self.prepare.preparation.image_size
         pixels, valid = torch.zeros(len(views), 3, size, size), np.zeros(len(views), bool)
         for place, view in enumerate(views):
-            crop, row = divmod(view, len(self.pairs.pairs))
+            crop, row = divmod(view, len(listed))
             try:
-                pixels[place] = self.prepare(self.pairs.pairs.images[row], f"{self.pairs.seed}-{crop}-{row}")[0]
+                drawn = f"{self.pairs.seed}-{crop}-{row}"
+                pixels[place] = self.prepare(listed.images[row], drawn, caption=listed.masked[row])[0]
                 valid[place] = True
             except BrokenPair:
                 pass
@@ -180,7 +181,8 @@ def open_cache(
     key = _image_key(pairs, clip, options)
     if view.differs:
         whole = _with_tokens_if_there(replace(key, tokens=False, crops=0, seed=None), folder)
-        views_key = replace(key, view=view)
+        captions = pairs.pairs.masked if view.told else ()
+        views_key = replace(key, view=view, data_hash=_hash_of(key.data_hash, *captions))
         views = CachedImages(
             folder / f"views-{_hash_of(asdict(views_key))}", pairs, views_key, pairs.prepare, clip.sizes
         )

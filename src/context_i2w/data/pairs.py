@@ -129,7 +129,8 @@ class ImagePairs(Dataset):
         for row in rows:
             try:
                 captions.append(check_caption(self.pairs.images[row], self.pairs.masked[row]))
-                images.append(self.prepare(self.pairs.images[row], f"{self.seed}-{epoch}-{row}"))
+                drawn = f"{self.seed}-{epoch}-{row}"
+                images.append(self.prepare(self.pairs.images[row], drawn, caption=captions[-1]))
             except BrokenPair as error:
                 del captions[len(images) :]
                 broken.append((error.name, error.kind))

@@ -138,7 +138,7 @@ class ShardRows(IterableDataset):
         content = next((c for ending, c in sample.members.items() if ending.split(".")[-1] in IMAGE_ENDINGS), None)
         if content is None:
             raise BrokenPair(sample.name, "no image in the sample")
-        return self.prepare(sample.name, f"{self.plan.seed}-{self.epoch}-{sample.name}", content), caption
+        return self.prepare(sample.name, f"{self.plan.seed}-{self.epoch}-{sample.name}", content, caption), caption
 
 
 class _Reader:

@@ -1,6 +1,7 @@
 """Training images as CLIP sees them: the published augmentation, and corrupted views of the reference image."""
 
 import random
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -13,6 +14,11 @@ from torchvision.transforms.functional import adjust_hue, resized_crop, rgb_to_g
 from context_i2w.data.broken import BrokenPair, image_kind
 from context_i2w.images import BrokenImage, ImageSource, Preparation, open_image
 
+# Those that turned hues or grey contradict.
+COLOUR = re.compile(
+    r"\b(red|orange|yellow|green|blue|purple|pink|brown|violet|turquoise|teal|gold|golden|beige|crimson|scarlet)\b",
+    re.I,
+)
 PUBLISHED_SCALE = (0.9, 1.0)  # share of the image's area that the random resized crop keeps
 
 
@@ -26,6 +32,7 @@ class ViewOptions:
 
     crop: float = 0.0  # smallest share of the image's area that is seen; 0: no crop of its own
     colour: float = 0.0  # share of views whose hues are turned or that are grey
+    told: bool = False  # colours change only where the masked caption names one, so that what it leaves out is right
 
     def __post_init__(self):
         if not (0 <= self.crop <= 1 and 0 <= self.colour <= 1):
@@ -48,8 +55,8 @@ class TrainPreparation:
     def __init__(self, preparation: Preparation, crop: bool, view: ViewOptions | None = None):
         self.preparation, self.crop, self.view = preparation, crop, view or ViewOptions()
 
-    def __call__(self, name: str, drawn: str, content: bytes | None = None) -> Tensor:
-        """name: the file, or what to call the `content` of one. Raises BrokenPair."""
+    def __call__(self, name: str, drawn: str, content: bytes | None = None, caption: str = "") -> Tensor:
+        """name: the file, or what to call the `content` of one; caption: the masked one. Raises BrokenPair."""
         try:
             image = open_image(name, content)
             with warnings.catch_warnings():
@@ -58,18 +65,18 @@ class TrainPreparation:
                     target = self._crop(image, drawn, PUBLISHED_SCALE)
                 else:
                     target = self.preparation.square(image, ImageSource(name))
-                seen = [self._view(image, target, f"{drawn}-view")] if self.view.differs else []
+                seen = [self._view(image, target, f"{drawn}-view", caption)] if self.view.differs else []
                 return torch.stack([self.preparation.normalised(part.convert("RGB")) for part in (*seen, target)])
         except BrokenImage as error:
             raise BrokenPair(name, image_kind(error)) from None
         except (ValueError, OSError, MemoryError):
             raise BrokenPair(name, "image of a kind that can't be resized") from None
 
-    def _view(self, image: Image.Image, target: Image.Image, drawn: str) -> Image.Image:
+    def _view(self, image: Image.Image, target: Image.Image, drawn: str, caption: str) -> Image.Image:
         if self.view.crop:
             target = self._crop(image, drawn, (self.view.crop, 1.0))
         choice = random.Random(f"{drawn}-colour")
-        if choice.random() >= self.view.colour:
+        if choice.random() >= self.view.colour or (self.view.told and not COLOUR.search(caption)):
             return target
         target = target.convert("RGB")
         if choice.random() < 0.5:
