@@ -117,7 +117,7 @@ _NOT_MARKED = "Tested in the same way, adjusted over this table."
 
 def _legend(grid: Grid) -> str:
     return (
-        f"▲ ▼: better or worse than {grid.full} by more than chance, over seeds alone (t test) and over seeds and queries "
+        f"▲ ▼: better or worse than {grid.full} beyond chance, over seeds alone (t test) and over seeds and queries "
         f"together (min F′), p < {LEVEL:g} after Holm's adjustment over all rows and tasks of the grid. No mark is no "
         "proof of equality: the intervals of the differences say what can be excluded."
     )
