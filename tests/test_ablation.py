@@ -1,6 +1,11 @@
 """Grids: their files, their runs and tables on a miniature toy world, through the script itself."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +142,35 @@ against = ["no rotation"]
     assert again["rows"]["no rotation"]["tasks"]["cirr"]["mean"] == pytest.approx(
         results["rows"]["no rotation"]["tasks"]["cirr"]["mean"]
     )
+
+
+GRID = """
+import time, multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
+from context_i2w.ablation.runs import _begin
+
+context = multiprocessing.get_context("spawn")
+devices = context.Queue()
+devices.put("cpu")
+pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(devices, 1))
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at /proc")
+def test_workers_end_with_a_grid_that_is_killed():
+    def runs(pid: int) -> bool:
+        try:
+            return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return False
+
+    with subprocess.Popen([sys.executable, "-c", GRID], stdout=subprocess.PIPE, text=True) as grid:
+        worker = int(grid.stdout.readline())
+        assert runs(worker)
+        os.kill(grid.pid, signal.SIGKILL)
+        end = time.monotonic() + 30
+        while runs(worker) and time.monotonic() < end:
+            time.sleep(0.1)
+    assert not runs(worker)

@@ -4,6 +4,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +25,7 @@ from context_i2w.toy_world.world import VERSION
 from context_i2w.train_run import RunSettings, train
 
 FINISHED = "finished.json"
+SECONDS_TO_SAVE = 60  # for a worker that is told to stop
 _device: str | None = None  # of this worker process
 
 
@@ -96,6 +101,15 @@ def _begin(devices, threads: int) -> None:
     global _device
     _device = devices.get()
     torch.set_num_threads(threads)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+
+
+def _stop_with_parent() -> None:
+    """Without it a worker whose grid was killed would go on unseen. It saves its place as at any SIGTERM."""
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_SAVE)
+    os._exit(1)
 
 
 def _train(run: Run) -> None:
@@ -110,6 +124,8 @@ def _train(run: Run) -> None:
     )
     if run.folder.exists() and not resume and not ended_before_its_first_checkpoint(run.folder):
         raise UserError(f"{run.folder}: in the way of a run; move it away")
+    # The run's own command, for its config.json and its hint how to go on.
+    sys.argv = ["src/main.py", *run.options, "--logs", settings.logs, "--name", settings.name]
     if train(settings) is None:
         raise UserError("stopped; the same command goes on from here")
     (run.folder / FINISHED).write_text(json.dumps(_effort(run.folder / "metrics.jsonl", settings)) + "\n")
