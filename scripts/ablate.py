@@ -1,6 +1,6 @@
 """Trains a grid of variants with several seeds and compares them, query by query, with the full model.
 
-The paper's grid on the toy world (about an hour and a half on two cores), and its report:
+The paper's grid on the toy world (71 minutes on two cores), and its report:
     python scripts/ablate.py scripts/grids/paper.toml --output docs/evidence/paper
 A row or two, quickly:
     python scripts/ablate.py scripts/grids/paper.toml --rows "no condition" --seeds 2 --output /tmp/try
