@@ -83,6 +83,15 @@ def test_a_run_is_named_by_its_settings_and_not_by_how_they_are_written(tmp_path
     assert len({name("--seed 1"), name("--seed 2"), name("--seed 1 --view-crop 0.5")}) == 3
 
 
+def test_a_new_toy_world_leaves_runs_on_other_data_as_they_are(tmp_path, monkeypatch):
+    def names() -> list[str]:
+        return [run_of(options, tmp_path).folder.name for options in ([], ["--train-data", "list"])]
+
+    before = names()
+    monkeypatch.setattr("context_i2w.ablation.runs.VERSION", -1)
+    assert [a == b for a, b in zip(before, names(), strict=True)] == [False, True]
+
+
 def test_a_grid_trains_scores_compares_and_goes_on(tmp_path, capsys, monkeypatch):
     world = make_toy_world(tmp_path / "toy", sizes=Sizes.mini(), workers=1)
     (tmp_path / "grid.toml").write_text(f"""

@@ -138,6 +138,8 @@ def test_as_many_views_change_colour_as_asked_for(tmp_path):
     assert same == [True, False, True]
     with pytest.raises(ValueError, match="shares from 0 to 1"):
         ViewOptions(crop=2)
+    with pytest.raises(ValueError, match="--view-told"):
+        ViewOptions(crop=0.5, told=True)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):

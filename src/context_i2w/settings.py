@@ -108,7 +108,7 @@ def _view(args: argparse.Namespace) -> ViewOptions:
     try:
         return ViewOptions(args.view_crop, args.view_colour, args.view_told)
     except ValueError as error:
-        raise UserError(f"--view-crop, --view-colour: {error}") from None
+        raise UserError(f"--view options: {error}") from None
 
 
 def _multipliers(args: argparse.Namespace) -> tuple[tuple[str, float], ...]:

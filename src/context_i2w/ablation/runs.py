@@ -51,7 +51,9 @@ class Run:
 
 def run_of(options: Sequence[str], logs: Path) -> Run:
     """The run of these options; its folder is named by all settings that they lead to. Raises UserError."""
-    settings = asdict(settings_of(options)) | {"toy world": VERSION}
+    settings = asdict(settings_of(options))
+    if _on_toy_world(options):
+        settings["toy world"] = VERSION
     for place in ("logs", "name", "resume", "device"):
         del settings[place]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -61,7 +63,11 @@ def run_of(options: Sequence[str], logs: Path) -> Run:
 def settings_of(options: Sequence[str]) -> RunSettings:
     """Settings of src/main.py with these options: on the toy world without --train-data."""
     args = parse(options)
-    return run_settings(args) if args.train_data else toy_settings(args, TOY_ROOT)
+    return toy_settings(args, TOY_ROOT) if _on_toy_world(options) else run_settings(args)
+
+
+def _on_toy_world(options: Sequence[str]) -> bool:
+    return not parse(options).train_data
 
 
 def train_all(runs: Iterable[Run], jobs: int) -> None:
@@ -72,7 +78,7 @@ def train_all(runs: Iterable[Run], jobs: int) -> None:
     todo = [run for run in dict.fromkeys(runs) if not run.is_finished]
     if not todo:
         return
-    if any(parse(run.options).train_data is None for run in todo):
+    if any(_on_toy_world(run.options) for run in todo):
         make_toy_world(TOY_ROOT)
     context = multiprocessing.get_context("spawn")
     devices = context.Queue()

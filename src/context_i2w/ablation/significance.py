@@ -8,9 +8,9 @@ difference counts against both sources at once, by Clark's min F′ (1973: "The 
 
 with θ the mean difference over S seeds, V_seeds the variance of that mean by the differences of single seeds, V_units
 by the n units. What seeds and units vary in together counts twice, which is on the safe side. What is not: few seeds
-may agree by luck, and the formula then takes the units' many degrees of freedom for its own (with S = 2 it calls a
-difference at p < 0.001 fifty times too often). So the difference must also hold in Student's t test over the S seeds
-alone: p is the larger of the two, the interval the wider.
+may agree by luck, and the formula then takes the units' many degrees of freedom for its own (with S = 2 it calls
+differences far too often). So the difference must also hold in Student's t test over the S seeds alone: p is the larger
+of the two, the interval the wider.
 """
 
 from collections.abc import Sequence

@@ -37,6 +37,8 @@ class ViewOptions:
     def __post_init__(self):
         if not (0 <= self.crop <= 1 and 0 <= self.colour <= 1):
             raise ValueError(f"a view's crop {self.crop:g} and colour {self.colour:g} are shares from 0 to 1")
+        if self.told and not self.colour:
+            raise ValueError("--view-told says where colours change; give --view-colour SHARE too")
 
     @property
     def differs(self) -> bool:
