@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from context_i2w import data_check
 from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.preparation import data_check
 
 
 @exit_on_user_error

@@ -22,11 +22,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from context_i2w.data import masking_cases, masking_lists, masking_shards
-from context_i2w.data.masking import POLICIES, Parser, mask_captions
-from context_i2w.data.rule_parser import RuleParser
-from context_i2w.data.spacy_parser import SpacyParser
 from context_i2w.errors import UserError
+from context_i2w.preparation.masking import cases as masking_cases
+from context_i2w.preparation.masking import lists as masking_lists
+from context_i2w.preparation.masking import shards as masking_shards
+from context_i2w.preparation.masking.rule_parser import RuleParser
+from context_i2w.preparation.masking.rules import POLICIES, Parser, mask_captions
+from context_i2w.preparation.masking.spacy_parser import SpacyParser
 from context_i2w.preparation.script import resumable
 
 DEFAULT_PIPELINE = "en_core_web_sm"

@@ -15,19 +15,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.clip import FrozenCLIP, ImageFeatures
+from context_i2w.checkpoints.published import ours_from_published, parse_published, published_name
 from context_i2w.command_line import Parser
 from context_i2w.data.pairs import Batch
-from context_i2w.encoding import EncodingOptions, encode
 from context_i2w.errors import exit_on_user_error
-from context_i2w.evaluation import evaluate, query_features, rank
-from context_i2w.mappers import ContextI2W
-from context_i2w.optim import OptimOptions
-from context_i2w.prompts import Tokenizer, mark_placeholders
-from context_i2w.published import ours_from_published, parse_published, published_name
-from context_i2w.report import markdown_table
-from context_i2w.training import Trainer, TrainOptions
-from context_i2w.weights import clip_from_openai_state, load_state
+from context_i2w.evaluation.evaluate import evaluate, query_features, rank
+from context_i2w.evaluation.features import EncodingOptions, encode
+from context_i2w.evaluation.report import markdown_table
+from context_i2w.model.clip import FrozenCLIP, ImageFeatures
+from context_i2w.model.clip_weights import clip_from_openai_state, load_state
+from context_i2w.model.mappers import ContextI2W
+from context_i2w.model.prompts import Tokenizer, mark_placeholders
+from context_i2w.training.optimiser import OptimOptions
+from context_i2w.training.trainer import Trainer, TrainOptions
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 ROWS = {"composed": "composed", "image": "image", "text": "text", "image+text": "mixture"}

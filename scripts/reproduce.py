@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 
 from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.checkpoints import read_checkpoint
+from context_i2w.checkpoints.files import read_checkpoint
 from context_i2w.command_line import Parser
-from context_i2w.encoding import EncodingOptions
 from context_i2w.errors import UserError, exit_on_user_error
-from context_i2w.evaluation import Result, evaluate
-from context_i2w.evaluation_setup import Models, choose_device, load_models
-from context_i2w.paper_tables import TABLES, Results, compared
-from context_i2w.report import protocol_line, versions, write_submissions
+from context_i2w.evaluation.evaluate import Result, evaluate
+from context_i2w.evaluation.features import EncodingOptions
+from context_i2w.evaluation.paper_tables import TABLES, Results, compared
+from context_i2w.evaluation.report import protocol_line, versions, write_submissions
+from context_i2w.evaluation.setup import Models, choose_device, load_models
 
 PAPER_NAMES = {"context-i2w": "Context-I2W", "pic2word": "Pic2Word"}
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from context_i2w.command_line import Parser
 from context_i2w.errors import exit_on_user_error
-from context_i2w.retriever import Retriever
+from context_i2w.search.retriever import Retriever
 
 
 @exit_on_user_error

@@ -15,7 +15,7 @@ A benchmark's gallery; millions of images; features for another vector database:
 
 from collections.abc import Sequence
 
-from context_i2w.demo.arguments import check, make_parser
+from context_i2w.demo.options import check, make_parser
 from context_i2w.demo.run import run
 from context_i2w.errors import exit_on_user_error
 

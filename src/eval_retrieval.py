@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.encoding import EncodingOptions
 from context_i2w.errors import UserError, exit_on_user_error
-from context_i2w.eval_arguments import make_parser, protocol_options
-from context_i2w.evaluation import evaluate
-from context_i2w.evaluation_setup import choose_checkpoints, choose_data_root, choose_device, load_models
-from context_i2w.report import as_json, check_writable, table, write_json, write_rankings, write_submissions
+from context_i2w.evaluation.evaluate import evaluate
+from context_i2w.evaluation.features import EncodingOptions
+from context_i2w.evaluation.options import make_parser, protocol_options
+from context_i2w.evaluation.report import as_json, check_writable, table, write_json, write_rankings, write_submissions
+from context_i2w.evaluation.setup import choose_checkpoints, choose_data_root, choose_device, load_models
 
 
 @exit_on_user_error

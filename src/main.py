@@ -15,15 +15,15 @@ import sys
 from collections.abc import Sequence
 
 from context_i2w.errors import exit_on_user_error
-from context_i2w.settings import parse, run_settings
-from context_i2w.train_run import train_in_processes
+from context_i2w.training.options import parse, run_settings
+from context_i2w.training.run import train_in_processes
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.train_data is None:
-        from context_i2w.toy_run import train_and_report
+        from context_i2w.training.toy_run import train_and_report
 
         train_and_report(args)
         return

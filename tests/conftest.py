@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from context_i2w.mappers import ContextI2W
-from context_i2w.published import ours_from_published, parse_published
-from context_i2w.weights import clip_from_openai_state, load_state
+from context_i2w.checkpoints.published import ours_from_published, parse_published
+from context_i2w.model.clip_weights import clip_from_openai_state, load_state
+from context_i2w.model.mappers import ContextI2W
 
 GOLDEN = Path(__file__).parent / "golden"
 

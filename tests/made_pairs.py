@@ -102,7 +102,7 @@ def write_tiny_clip(path: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from context_i2w.weights import TOY_FOLDER
+    from context_i2w.model.clip_weights import TOY_FOLDER
 
     torch.manual_seed(0)
     open_clip.add_model_config(TOY_FOLDER / "toy_clip.json")

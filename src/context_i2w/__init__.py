@@ -9,9 +9,9 @@ __version__ = "0.1.0"
 
 # Imported at first use: `import context_i2w` stays free of torch.
 _HOMES = {
-    "Retriever": "context_i2w.retriever",
-    "from_pretrained": "context_i2w.pretrained",
-    "save_pretrained": "context_i2w.pretrained",
+    "Retriever": "context_i2w.search.retriever",
+    "from_pretrained": "context_i2w.checkpoints.shared",
+    "save_pretrained": "context_i2w.checkpoints.shared",
 }
 __all__ = ["Retriever", "__version__", "from_pretrained", "save_pretrained"]
 

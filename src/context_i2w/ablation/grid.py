@@ -36,7 +36,7 @@ from typing import Any
 
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.errors import UserError
-from context_i2w.toy_run import TOY_ROOT
+from context_i2w.training.toy_run import TOY_ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -12,9 +12,9 @@ import matplotlib.pyplot as plt
 from context_i2w.ablation.grid import Comparison, Grid
 from context_i2w.ablation.results import LEVEL, RowResult, TaskScore, Tested
 from context_i2w.ablation.scores import measure
-from context_i2w.evaluation import BASELINES
-from context_i2w.report import markdown_table
-from context_i2w.toy_run import TASKS as TITLES
+from context_i2w.evaluation.evaluate import BASELINES
+from context_i2w.evaluation.report import markdown_table
+from context_i2w.training.toy_run import TASKS as TITLES
 
 MARKS = {"+": "▲", "-": "▼", "": ""}
 COLOURS = {"+": "#1f9d3a", "-": "#c03030", "": "#555555"}

@@ -17,12 +17,12 @@ import torch
 from tqdm import tqdm
 
 from context_i2w.errors import UserError
-from context_i2w.run_folder import LAST, ended_before_its_first_checkpoint
-from context_i2w.settings import parse, run_settings
-from context_i2w.toy_run import TOY_ROOT, toy_settings
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.world import VERSION
-from context_i2w.train_run import RunSettings, train
+from context_i2w.training.options import parse, run_settings
+from context_i2w.training.run import RunSettings, train
+from context_i2w.training.run_folder import LAST, ended_before_its_first_checkpoint
+from context_i2w.training.toy_run import TOY_ROOT, toy_settings
 
 FINISHED = "finished.json"
 SECONDS_TO_SAVE = 60  # for a worker that is told to stop

@@ -13,7 +13,7 @@ import torch
 
 from context_i2w.errors import UserError
 from context_i2w.images import ImageSource
-from context_i2w.retrieval import Ranking
+from context_i2w.ranking.exact import Ranking
 
 REMEDY = "see data/README.md and run `python scripts/check_data.py`"
 LISTED = 10  # files named in one error; the check script lists them all

@@ -32,9 +32,9 @@ from context_i2w.benchmarks.base import (
 from context_i2w.benchmarks.cirr import PROMPTS
 from context_i2w.errors import UserError
 from context_i2w.images import ImageSource
-from context_i2w.metrics import mean_average_precision_at, recall_at
-from context_i2w.prompts import fill
-from context_i2w.retrieval import Ranking
+from context_i2w.model.prompts import fill
+from context_i2w.ranking.exact import Ranking
+from context_i2w.ranking.metrics import mean_average_precision_at, recall_at
 
 FOLDERS = ("CIRCO", "circo")
 SPLITS = {"val": "220 queries with answers", "test": "800 queries without, for the test server"}

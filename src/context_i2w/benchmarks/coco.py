@@ -27,9 +27,9 @@ from context_i2w.benchmarks.base import (
 )
 from context_i2w.errors import UserError
 from context_i2w.images import ImageSource
-from context_i2w.metrics import rank_statistics, recall_at
-from context_i2w.prompts import fill
-from context_i2w.retrieval import Ranking
+from context_i2w.model.prompts import fill
+from context_i2w.ranking.exact import Ranking
+from context_i2w.ranking.metrics import rank_statistics, recall_at
 
 FOLDERS = ("coco",)
 LIST = "coco_eval.csv"

@@ -31,9 +31,9 @@ from context_i2w.benchmarks.base import (
 from context_i2w.benchmarks.cirr import PROMPTS
 from context_i2w.errors import UserError
 from context_i2w.images import ImageSource
-from context_i2w.metrics import recall_at
-from context_i2w.prompts import fill
-from context_i2w.retrieval import Ranking
+from context_i2w.model.prompts import fill
+from context_i2w.ranking.exact import Ranking
+from context_i2w.ranking.metrics import recall_at
 
 FOLDERS = ("genecis",)
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from context_i2w.clip import CLIPSizes, FrozenCLIP, ImageFeatures
+from context_i2w.data.augmentation import TrainPreparation, ViewOptions
+from context_i2w.data.batches import make_loader
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.pairs import Batch, ImagePairs
 from context_i2w.data.record_store import VALID, RecordStore, read_key
-from context_i2w.data.source import make_loader
-from context_i2w.data.views import TrainPreparation, ViewOptions
-from context_i2w.prompts import mark_placeholders
+from context_i2w.model.clip import CLIPSizes, FrozenCLIP, ImageFeatures
+from context_i2w.model.prompts import mark_placeholders
 
 TOKEN_TYPES = {"fp16": np.float16, "int8": np.int8}
 

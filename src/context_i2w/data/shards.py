@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from context_i2w.data.augmentation import TrainPreparation
+from context_i2w.data.batches import make_loader
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.pairs import Batch, make_batch
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, read_samples, shard_sizes
 from context_i2w.data.shard_plan import Piece, ShardPlan
-from context_i2w.data.source import make_loader
-from context_i2w.data.views import TrainPreparation
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
-from context_i2w.prompts import Tokenizer
+from context_i2w.model.prompts import Tokenizer
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "image", "img")
 

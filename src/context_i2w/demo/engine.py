@@ -9,18 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from context_i2w.attention import attention_maps
-from context_i2w.clip import ImageFeatures
 from context_i2w.demo.pictures import change_overlay, overlay
 from context_i2w.errors import UserError
-from context_i2w.explain import NearestWords
 from context_i2w.images import BrokenImage
-from context_i2w.mappers import ContextI2W
-from context_i2w.prompts import readable
-from context_i2w.retriever import Retriever
+from context_i2w.model.attention import attention_maps
+from context_i2w.model.clip import ImageFeatures
+from context_i2w.model.mappers import ContextI2W
+from context_i2w.model.nearest_words import NearestWords
+from context_i2w.model.prompts import readable
 from context_i2w.search.index import Hit, Index
 from context_i2w.search.pictures import Picture, read_picture
 from context_i2w.search.query import IMAGE_ALONE, Query, parse_query
+from context_i2w.search.retriever import Retriever
 
 BASELINES = {"image": "image only", "text": "text only", "image+text": "image + text"}
 TITLES = {"context-i2w": "Context-I2W", "pic2word": "Pic2Word"}

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from context_i2w.checkpoints.find import shipped_checkpoints
 from context_i2w.demo.engine import Engine, Look, by_title
 from context_i2w.demo.gallery import render
+from context_i2w.demo.gallery_images import find_images, is_benchmark
 from context_i2w.demo.server import Demo, is_loopback, serve
-from context_i2w.demo.sources import find_images, is_benchmark
-from context_i2w.encoding import EncodingOptions
 from context_i2w.errors import UserError
-from context_i2w.evaluation_setup import LOGS, choose_data_root, choose_device
-from context_i2w.report import check_writable
-from context_i2w.retriever import Retriever
-from context_i2w.run_folder import newest_checkpoint
+from context_i2w.evaluation.features import EncodingOptions
+from context_i2w.evaluation.report import check_writable
+from context_i2w.evaluation.setup import LOGS, choose_data_root, choose_device
+from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.search.files import Files
 from context_i2w.search.index import Index
-from context_i2w.sources import shipped_checkpoints
-from context_i2w.weights import TOY_MODEL
+from context_i2w.search.retriever import Retriever
+from context_i2w.training.run_folder import newest_checkpoint
 
 PROMPTS = ["a sketch of [*]", "a photo of [*] on a beach", "with a dog"]
 TOY_PROMPTS = ["a photo of [*] at night", "is blue", "with a car"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from context_i2w.errors import UserError
-from context_i2w.preparation.files import atomic_path, write_text
+from context_i2w.files import atomic_path, write_text
 
 SPLITS = ("train", "val")
 GOOGLE_FILES = {"train": "Train_GCC-training.tsv", "val": "Validation_GCC-1.1.0-Validation.tsv"}

@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from context_i2w.errors import UserError
+from context_i2w.files import atomic_path, list_some, write_text
 from context_i2w.preparation.coco_masks import segmentation_mask
-from context_i2w.preparation.files import atomic_path, list_some, write_text
 
 AREA_FILTERS = ("published", "intended")
 LARGEST_SHARE = 0.5

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from context_i2w.errors import UserError
-from context_i2w.preparation.files import atomic_path, list_some, write_text
+from context_i2w.files import atomic_path, list_some, write_text
 
 DOMAINS = {"cartoon": 0, "origami": 1, "toy": 2, "sculpture": 3}
 REAL_DOMAIN = 6

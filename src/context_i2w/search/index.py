@@ -15,14 +15,14 @@ from torch import Tensor
 from context_i2w.errors import UserError
 from context_i2w.search import approximate
 from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
-from context_i2w.search.exact import nearest
 from context_i2w.search.export import export
 from context_i2w.search.files import Files
+from context_i2w.search.nearest import nearest
 from context_i2w.search.pictures import Picture
 from context_i2w.search.store import Store
 
 if TYPE_CHECKING:
-    from context_i2w.retriever import Retriever
+    from context_i2w.search.retriever import Retriever
 
 References = Picture | Sequence[Picture]
 

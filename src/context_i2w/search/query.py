@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from context_i2w.errors import UserError
-from context_i2w.prompts import MARK, PLACEHOLDER_ID, Tokenizer, fill, numbered_template, template
+from context_i2w.model.prompts import MARK, PLACEHOLDER_ID, Tokenizer, fill, numbered_template, template
 
 PAPER_TEMPLATE = "a photo of [*] , {description}"
 IMAGE_ALONE = "a photo of [*]"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from context_i2w.prompts import PLACEHOLDER
+from context_i2w.model.prompts import PLACEHOLDER
 from context_i2w.toy_world.scenes import Scene, Thing, pick
 from context_i2w.toy_world.vocabulary import KINDS, REAL, WHERE, describe, with_article
 

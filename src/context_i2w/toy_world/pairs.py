@@ -7,8 +7,8 @@ caption masked by each policy, and a masked caption that names one thing only.
 import csv
 from pathlib import Path
 
-from context_i2w.data.masking import POLICIES, mask_captions
-from context_i2w.data.rule_parser import RuleParser
+from context_i2w.preparation.masking.rule_parser import RuleParser
+from context_i2w.preparation.masking.rules import POLICIES, mask_captions
 from context_i2w.toy_world.captions import make_masked_pair
 from context_i2w.toy_world.scenes import random_scene, stream_key
 from context_i2w.toy_world.sizes import Sizes

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from context_i2w.prompts import END_ID, PLACEHOLDER_ID, START_ID, Tokenizer
+from context_i2w.model.prompts import END_ID, PLACEHOLDER_ID, START_ID, Tokenizer
 from context_i2w.toy_world import vocabulary
 
 # Words of captions and prompts that name no attribute. A word that no caption holds would have an untrained row.

@@ -1,0 +1,1 @@
+"""What scripts/measure/benchmark.py measures."""

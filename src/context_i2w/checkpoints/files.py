@@ -1,0 +1,202 @@
+"""Checkpoint files: ours, and the published code's; what is in them and which CLIP they belong to.
+
+Ours hold the mapper and name CLIP by model, weights and hash; the published ones carry a whole CLIP.
+Everything is read with safe loading (`weights_only=True`).
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from context_i2w.checkpoints.published import is_published, ours_from_published, parse_published, published_name
+from context_i2w.errors import UserError
+from context_i2w.model.clip import CLIPSizes, FrozenCLIP
+from context_i2w.model.clip_weights import State, clip_from_openai_state, load_clip, load_state, sizes_by_name
+from context_i2w.model.mappers import MAPPERS, Mapper
+
+FORMAT = "context-i2w/1"
+
+
+@dataclass(frozen=True)
+class CLIPReference:
+    """A CLIP by name: enough to load it again and to see that it is the same."""
+
+    model: str
+    pretrained: str | None
+    weights_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file, read but not yet built."""
+
+    path: Path
+    file_hash: str  # SHA-256 of the file
+    source: str  # "context-i2w" or "published"
+    mapper_name: str
+    options: Any  # the mapper's own Options
+    mapper_state: State
+    clip: CLIPReference | None
+    clip_state: State | None  # published files carry CLIP itself
+    step: int | None
+    content: Mapping  # ours only: all that was saved, for resuming
+
+    def load_clip(self, model: str | None = None, pretrained: str | None = None, device="cpu") -> FrozenCLIP:
+        """The CLIP that the mapper was trained with.
+
+        model, pretrained: what the user asked for; None where the file decides.
+        Raises UserError if the file's CLIP is of other sizes than `model`, or the weights' hash differs.
+        """
+        if self.clip_state is not None:
+            return self._published_clip(model, device)
+        reference = self.clip or CLIPReference("ViT-L-14", "openai")
+        clip = load_clip(model or reference.model, pretrained or reference.pretrained, device)
+        if reference.weights_hash and clip.weights_hash != reference.weights_hash:
+            raise UserError(
+                f"{self.path} was trained with another CLIP: {reference.model} {reference.weights_hash[:12]}, "
+                f"not {clip.name} {clip.weights_hash[:12]}; leave out --model and --pretrained, or give its weights"
+            )
+        return clip
+
+    def build_mapper(self, sizes: CLIPSizes) -> Mapper:
+        """The mapper in evaluation mode. Raises UserError naming tensors and shapes if it does not fit the CLIP."""
+        mapper = MAPPERS[self.mapper_name](sizes, self.options)
+        state, shown = self.mapper_state, str
+        if self.source == "published":
+            state, shown = ours_from_published(state, list(mapper.state_dict())), published_name
+        load_state(mapper, state, str(self.path), shown)
+        return mapper.eval()
+
+    def _published_clip(self, model: str | None, device) -> FrozenCLIP:
+        name = f"CLIP of {self.path.name}"
+        clip = clip_from_openai_state(self.clip_state, name, device)
+        if model is not None:
+            asked = sizes_by_name(model)
+            if asked != clip.sizes:
+                differ = [
+                    f"{field} {value} in the file, {asdict(asked)[field]} in {model}"
+                    for field, value in asdict(clip.sizes).items()
+                    if value != asdict(asked)[field]
+                ]
+                raise UserError(f"--model {model} contradicts {self.path}: {', '.join(differ)}; leave out --model")
+        return clip
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint file of ours, of the published code or of Pic2Word.
+
+    Raises UserError if there is no such file, it does not load safely, or it is no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"--resume {path}: no such checkpoint file")
+    try:
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path}: does not load safely as a checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a {type(content).__name__}, not a checkpoint")
+    if is_published(content):
+        return _from_published(path, content)
+    if content.get("format") != FORMAT:
+        keys = ", ".join(map(str, list(content)[:6]))
+        raise UserError(f"{path}: not a checkpoint of a mapper (it holds {keys}); train one with `python src/main.py`")
+    return _from_ours(path, content)
+
+
+def pack_mapper(name: str, mapper: Mapper, clip: CLIPReference, step: int) -> dict[str, Any]:
+    """The part of our checkpoint that evaluation needs; training adds its own state beside it."""
+    return {
+        "format": FORMAT,
+        "mapper": {"name": name, "options": asdict(mapper.options), "state": dict(mapper.state_dict())},
+        "clip": asdict(clip),
+        "step": step,
+    }
+
+
+def save_atomically(content: Mapping, path: Path) -> None:
+    """torch.save under a temporary name, then rename: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def options_from(mapper_name: str, values: Mapping[str, Any], origin: str) -> Any:
+    """The mapper's Options from a plain mapping. Raises UserError for an unknown mapper or option, and for a
+    combination that the mapper refuses.
+    """
+    if mapper_name not in MAPPERS:
+        raise UserError(f"{origin}: unknown mapper {mapper_name!r}; known are {', '.join(MAPPERS)}")
+    options = MAPPERS[mapper_name].Options
+    unknown = values.keys() - options.__dataclass_fields__.keys()
+    if unknown:
+        known = ", ".join(options.__dataclass_fields__)
+        raise UserError(f"{origin}: {mapper_name} has no option {', '.join(sorted(unknown))}; it has {known}")
+    try:
+        return options(**values)
+    except ValueError as error:
+        raise UserError(f"{origin}: {error}") from None
+
+
+def _from_published(path: Path, content: dict) -> Checkpoint:
+    file = parse_published(content, str(path))
+    return Checkpoint(
+        path=path,
+        file_hash=hash_file(path),
+        source="published",
+        mapper_name=file.mapper_name,
+        options=file.options,
+        mapper_state=file.mapper_state,
+        clip=None,
+        clip_state=file.clip_state,
+        step=None,
+        content={"epoch": file.epoch},
+    )
+
+
+def _from_ours(path: Path, content: dict) -> Checkpoint:
+    mapper = content["mapper"]
+    return Checkpoint(
+        path=path,
+        file_hash=hash_file(path),
+        source="context-i2w",
+        mapper_name=mapper["name"],
+        options=options_from(mapper["name"], mapper["options"], str(path)),
+        mapper_state=mapper["state"],
+        clip=CLIPReference(**content["clip"]),
+        clip_state=None,
+        step=content["step"],
+        content=content,
+    )
+
+
+# Published optimiser states hold learning rates as NumPy scalars; nothing else of NumPy is let in.
+_NUMPY_SCALARS = [
+    np._core.multiarray.scalar,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # as NumPy 1 wrote it
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+]

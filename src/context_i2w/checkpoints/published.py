@@ -1,0 +1,104 @@
+"""Files of the published Context-I2W and Pic2Word code: their tensor names, and what the tensors say about sizes."""
+
+import re
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from context_i2w.errors import UserError
+from context_i2w.model.clip_weights import HEAD_WIDTH, State, without_archive_scalars, without_module
+from context_i2w.model.mappers import ContextI2WOptions, Pic2WordOptions
+
+# Our parameter name -> the published one; the first pattern that fits counts.
+_NAMES = [
+    (r"^selector\.condition\.", "to_c."),
+    (r"^selector\.direction$", "W_R.weight_v"),
+    (r"^selector\.magnitude$", "W_R.weight_g"),
+    (r"^extractor\.queries$", "VT_Extractor.latents"),
+    (r"^extractor\.final_norm\.", "VT_Extractor.norm."),
+    (r"^extractor\.blocks\.(\d+)\.token_norm\.", r"VT_Extractor.layers.\1.0.norm_media."),
+    (r"^extractor\.blocks\.(\d+)\.query_norm\.", r"VT_Extractor.layers.\1.0.norm_latents."),
+    (r"^extractor\.blocks\.(\d+)\.to_query\.", r"VT_Extractor.layers.\1.0.to_q."),
+    (r"^extractor\.blocks\.(\d+)\.to_key_value\.", r"VT_Extractor.layers.\1.0.to_kv."),
+    (r"^extractor\.blocks\.(\d+)\.to_output\.", r"VT_Extractor.layers.\1.0.to_out."),
+    (r"^extractor\.blocks\.(\d+)\.feed_norm\.", r"VT_Extractor.layers.\1.1.0."),
+    (r"^extractor\.blocks\.(\d+)\.feed_in\.", r"VT_Extractor.layers.\1.1.1."),
+    (r"^extractor\.blocks\.(\d+)\.feed_out\.", r"VT_Extractor.layers.\1.1.3."),
+    (r"^global_head\.norm\.", "ln_post."),
+    (r"^local_head\.norm\.", "ln_post_local."),
+    (r"^global_head\.projection$", "proj"),
+    (r"^local_head\.projection$", "proj_local"),
+    (r"^local_head\.mlp\.hidden\.(\d+)\.", r"layers_local.\1.0."),
+    (r"^(?:global_head\.)?mlp\.hidden\.(\d+)\.", r"layers.\1.0."),
+    (r"^local_head\.mlp\.output\.", "fc_out_local."),
+    (r"^(?:global_head\.)?mlp\.output\.", "fc_out."),
+    (r"^gate$", "local_gate"),
+]
+
+
+def published_name(name: str) -> str:
+    """The published code's name of one of our mapper's parameters; a name of another mapper stays as it is."""
+    for ours, theirs in _NAMES:
+        renamed, hits = re.subn(ours, theirs, name)
+        if hits:
+            return renamed
+    return name
+
+
+def ours_from_published(state: State, own_names: list[str]) -> State:
+    """Published mapper tensors under our names; names that we do not have are kept, so that loading can name them."""
+    back = {published_name(name): name for name in own_names}
+    return {back.get(name, name): tensor.float() for name, tensor in state.items()}
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A published checkpoint, taken apart."""
+
+    mapper_name: str
+    options: ContextI2WOptions | Pic2WordOptions
+    mapper_state: State  # under the published names
+    clip_state: State | None  # under OpenAI's names, float32
+    epoch: int | None
+
+
+def is_published(content: dict) -> bool:
+    """Whether an unpickled checkpoint is one of the published code."""
+    return isinstance(content.get("state_dict_img2text"), dict)
+
+
+def parse_published(content: dict, path: str) -> PublishedFile:
+    """Takes a published checkpoint apart. Raises UserError if its mapper is neither Context-I2W nor Pic2Word."""
+    mapper_state = without_module(content["state_dict_img2text"])
+    clip_state = content.get("state_dict")
+    if clip_state:
+        clip_state = without_archive_scalars(without_module(clip_state))
+        clip_state = {name: tensor.float() for name, tensor in clip_state.items()}
+    try:
+        name, options = _mapper_of(mapper_state)
+    except (KeyError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: state_dict_img2text lacks {error}, it is neither Context-I2W nor Pic2Word") from error
+    epoch = content.get("epoch")
+    return PublishedFile(name, options, mapper_state, clip_state or None, int(epoch) if epoch is not None else None)
+
+
+def _mapper_of(state: State) -> tuple[str, ContextI2WOptions | Pic2WordOptions]:
+    """Tells the two mappers apart by their tensors, and reads the sizes that a CLIP does not give."""
+    hidden = state["layers.0.0.weight"].shape[0]
+    head_layers = _count(state, r"layers\.(\d+)\.0\.weight")
+    if "VT_Extractor.latents" not in state:
+        return "pic2word", Pic2WordOptions(hidden=hidden, head_layers=head_layers)
+    queries, width = state["VT_Extractor.latents"].shape
+    return "context-i2w", ContextI2WOptions(
+        queries=queries,
+        depth=_count(state, r"VT_Extractor\.layers\.(\d+)\.0\.to_q\.weight"),
+        heads=state["VT_Extractor.layers.0.0.to_q.weight"].shape[0] // HEAD_WIDTH,
+        head_width=HEAD_WIDTH,
+        feed_forward=state["VT_Extractor.layers.0.1.1.weight"].shape[0] // width,
+        hidden=hidden,
+        head_layers=head_layers,
+    )
+
+
+def _count(state: dict[str, Tensor], pattern: str) -> int:
+    return len({match[1] for match in (re.fullmatch(pattern, name) for name in state) if match})

@@ -1,0 +1,168 @@
+"""A mapper as a folder to share: mapper.safetensors, config.json and a model card; on disk or on the Hugging Face hub.
+
+CLIP is not copied: config.json names it, with the SHA-256 of its weights.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import open_clip
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from context_i2w.checkpoints.files import FORMAT, Checkpoint, CLIPReference, hash_file, options_from
+from context_i2w.checkpoints.model_card import model_card
+from context_i2w.errors import UserError
+from context_i2w.model.clip import CLIPSizes, FrozenCLIP
+from context_i2w.model.clip_weights import sizes_by_name
+from context_i2w.model.mappers import MAPPERS, Mapper
+
+WEIGHTS = "mapper.safetensors"
+CONFIG = "config.json"
+CARD = "README.md"
+
+
+def save_pretrained(
+    folder: str | Path,
+    mapper: Mapper,
+    clip: CLIPReference,
+    sizes: CLIPSizes,
+    step: int | None = None,
+    push_to: str | None = None,
+) -> Path:
+    """Writes the mapper into `folder` (made if needed) and, with `push_to` "owner/name", uploads it to the hub.
+
+    clip: the CLIP that the mapper belongs to, by name and hash (see `clip_reference`); sizes: its sizes.
+    Returns the folder. Raises UserError if the folder can't be written or the upload fails.
+    """
+    folder = Path(folder)
+    name = next(name for name, kind in MAPPERS.items() if type(mapper) is kind)
+    config = {
+        "format": FORMAT,
+        "mapper": {"name": name, "options": asdict(mapper.options)},
+        "clip": asdict(clip),
+        "sizes": asdict(sizes),
+        "step": step,
+    }
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in mapper.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{WEIGHTS}.part"
+        temporary.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it readable by its owner alone
+        temporary.replace(folder / WEIGHTS)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / CARD).write_text(model_card(config, sum(t.numel() for t in state.values()), push_to or folder.name))
+    except OSError as error:
+        raise UserError(f"{folder}: the mapper can't be written there ({error.strerror or error})") from None
+    if push_to:
+        _upload(folder, push_to)
+    return folder
+
+
+def from_pretrained(source: str | Path, revision: str | None = None) -> Checkpoint:
+    """The mapper of a folder of `save_pretrained`, or of the hub's "owner/name" (fetched once, then cached).
+
+    Build it with `checkpoint.build_mapper(checkpoint.load_clip().sizes)`.
+    Raises UserError if there is no such folder or repository, or its files are damaged.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = _download(str(source), revision)
+    config = _read_config(folder / CONFIG)
+    try:
+        mapper_name, options = config["mapper"]["name"], config["mapper"]["options"]
+        clip = CLIPReference(**config["clip"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / CONFIG}: lacks {error}; write it with save_pretrained") from None
+    path = folder / WEIGHTS
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: can't be read as safetensors ({str(error).splitlines()[0]})") from None
+    return Checkpoint(
+        path=path,
+        file_hash=hash_file(path),
+        source="context-i2w",
+        mapper_name=mapper_name,
+        options=options_from(mapper_name, options, str(folder / CONFIG)),
+        mapper_state=state,
+        clip=_beside(clip, folder),
+        clip_state=None,
+        step=config.get("step"),
+        content={},
+    )
+
+
+def is_pretrained_folder(path: Path) -> bool:
+    return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
+
+
+def clip_reference(checkpoint: Checkpoint, clip: FrozenCLIP) -> CLIPReference:
+    """The checkpoint's CLIP by name and hash; a local weights file is named without its folder.
+
+    A published checkpoint carries CLIP itself: its name is then open_clip's model of the same sizes, with
+    OpenAI's weights. Raises UserError if there is none.
+    """
+    reference = checkpoint.clip
+    if reference is None:
+        reference = CLIPReference(_name_by_sizes(clip, checkpoint.path), "openai")
+    pretrained = Path(reference.pretrained).name if reference.pretrained else None
+    return CLIPReference(reference.model, pretrained, clip.weights_hash)
+
+
+def _name_by_sizes(clip: FrozenCLIP, path: Path) -> str:
+    for name, _ in (pair for pair in open_clip.list_pretrained() if pair[1] == "openai"):
+        try:
+            if sizes_by_name(name) == clip.sizes and "quickgelu" not in name:
+                return name
+        except UserError:  # a ResNet
+            continue
+    raise UserError(f"{path}: the CLIP in this file has the sizes of no OpenAI model, so it can't be given by name")
+
+
+def _beside(clip: CLIPReference, folder: Path) -> CLIPReference:
+    """Weights of CLIP that lie in the same folder are found there."""
+    if clip.pretrained and (folder / clip.pretrained).is_file():
+        return CLIPReference(clip.model, str(folder / clip.pretrained), clip.weights_hash)
+    return clip
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({error}); write it with save_pretrained") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{path}: its format is not {FORMAT!r}; write it with save_pretrained")
+    return config
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD])
+    except HFValidationError:
+        raise UserError(f"{repo}: neither a folder nor a hub repository `owner/name`") from None
+    except Exception as error:  # network, authorisation, absence: the hub client has an error class for each
+        raise UserError(f"{repo}: no such folder, and the hub says: {_first_line(error)}") from None
+    if not is_pretrained_folder(Path(found)):
+        raise UserError(f"{repo}: holds no {WEIGHTS} with {CONFIG}")
+    return Path(found)
+
+
+def _upload(folder: Path, repo: str) -> None:
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repo, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=[WEIGHTS, CONFIG, CARD])
+    except Exception as error:
+        raise UserError(f"{repo}: upload failed: {_first_line(error)}; log in with `hf auth login`") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""A benchmark evaluated: features, queries, rankings, report."""

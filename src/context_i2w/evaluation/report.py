@@ -1,0 +1,149 @@
+"""Results for people and for other tools: the table on the terminal, the JSON, the rankings, submissions."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from context_i2w.benchmarks.base import Benchmark
+from context_i2w.errors import UserError
+from context_i2w.evaluation.evaluate import Result
+from context_i2w.files import atomic_path, write_text
+
+COLUMNS = 8  # metrics side by side on the terminal
+PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
+
+
+def as_json(result: Result, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The contract that other tools read; metrics in percent (ranks as ranks).
+
+    setting: what the run used besides the protocol (checkpoints, clip, device, precision).
+    """
+    return {
+        "benchmark": result.benchmark.name,
+        "protocol": dict(result.benchmark.protocol),
+        "results": result.metrics,
+        **setting,
+        "passes": result.passes,
+        "seconds": round(result.seconds, 2),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a number: decoders, kernels, ours."""
+    from context_i2w import __version__
+
+    return {
+        "context_i2w": __version__,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+    }
+
+
+def rankings(result: Result) -> Iterable[dict[str, Any]]:
+    """One entry per group, row and query: the names of its best gallery images in order."""
+    for group in result.benchmark.groups:
+        for (name, row), top in result.tops.items():
+            if name != group.name:
+                continue
+            for query, indices in enumerate(top.tolist()):
+                names = [group.gallery_names[index] for index in indices if index >= 0]
+                yield {"group": name, "row": row, "query": query, "id": group.query_ids[query], "top": names}
+
+
+def write_json(content: Any, path: Path) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_rankings(result: Result, path: Path) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for entry in rankings(result):
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def write_submissions(result: Result, folder: Path) -> list[Path]:
+    """`<benchmark>_<row>_<kind>.json` for every row, as the test server takes them; returns the paths."""
+    written = []
+    for row, files in result.submissions.items():
+        for kind, content in files.items():
+            name = f"{result.benchmark.name}_{row}_{kind}.json".replace("/", "_")
+            write_text(folder / name, json.dumps(content))
+            written.append(folder / name)
+    return written
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Makes the folder of an output now, so that hours of encoding are not lost to a wrong path."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path.with_name(path.name + ".probe")) as temporary:
+            temporary.touch()
+        path.with_name(path.name + ".probe").unlink()
+    except OSError as error:
+        raise UserError(f"{option} {path}: can't be written ({error.strerror})") from None
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder, the name of a file is expected")
+
+
+def table(result: Result) -> str:
+    """The protocol, every number in percent and, where the metric has one, the ceiling."""
+    lines = [f"{result.benchmark.name}: " + protocol_line(result.benchmark.protocol)]
+    ceilings = _ceilings(result.benchmark)
+    names = list(dict.fromkeys(name for rows in result.metrics.values() for row in rows.values() for name in row))
+    for start in range(0, len(names), COLUMNS):
+        lines += ["", *_block(result, ceilings, names[start : start + COLUMNS])]
+    passes = ", ".join(f"{count} {what}" for what, count in result.passes.items())
+    lines += ["", f"CLIP passes: {passes}; {result.seconds:.1f} s"]
+    return "\n".join(lines)
+
+
+def protocol_line(protocol: Mapping[str, Any]) -> str:
+    """The protocol in one line, as it stands beside every number."""
+    parts = [f"{key} {value}" for key, value in protocol.items() if not isinstance(value, Mapping)]
+    return "; ".join(parts)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first of them the header, as an aligned Markdown table."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _ceilings(benchmark: Benchmark) -> dict[str, dict[str, float]]:
+    ceilings = dict(benchmark.protocol.get("ceiling", {}))
+    if len(ceilings) > 1:
+        shared = next(iter(ceilings.values()))
+        ceilings["mean"] = {name: sum(c[name] for c in ceilings.values()) / len(ceilings) for name in shared}
+    return ceilings
+
+
+def _block(result: Result, ceilings: Mapping[str, Mapping[str, float]], names: list[str]) -> list[str]:
+    """Some of the metrics, one line per group and row."""
+    body = []
+    for group, rows in result.metrics.items():
+        shown = dict(rows)
+        if any(name in ceilings.get(group, {}) for name in names):
+            shown["(ceiling)"] = ceilings[group]
+        label = "" if group == "all" else f"{group} "
+        body += [(label + row, [_number(values.get(name)) for name in names]) for row, values in shown.items()]
+    left = max(len(label) for label, _ in body)
+    widths = [max(len(name), *(len(cells[i]) for _, cells in body)) for i, name in enumerate(names)]
+    header = " " * left + "".join(f"  {name:>{width}}" for name, width in zip(names, widths))
+    lines = [
+        f"{label:<{left}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths))
+        for label, cells in body
+    ]
+    return [header, *lines]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

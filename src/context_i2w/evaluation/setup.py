@@ -1,0 +1,127 @@
+"""What an evaluation needs before it starts: the device, the checkpoints, their CLIP, the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from context_i2w.checkpoints.files import Checkpoint
+from context_i2w.checkpoints.find import find_checkpoint, shipped_checkpoints
+from context_i2w.checkpoints.shared import WEIGHTS
+from context_i2w.errors import UserError
+from context_i2w.evaluation.evaluate import BASELINES
+from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.clip_weights import TOY_MODEL
+from context_i2w.model.mappers import Mapper
+from context_i2w.training.run_folder import checkpoint_to_resume, newest_checkpoint
+
+LOGS = Path("logs")
+DATA_ROOT = Path("data")
+TOY_ROOT = DATA_ROOT / "toy"
+
+
+@dataclass(frozen=True)
+class Models:
+    """One CLIP and the mappers that belong to it, by row; `about` describes them for the JSON."""
+
+    clip: FrozenCLIP
+    mappers: dict[str, Mapper]
+    about: dict[str, Any]
+
+
+def choose_device(gpu: int | None, device: str | None) -> torch.device:
+    """The device asked for, else a GPU if there is one. Raises UserError if it is not there."""
+    if gpu is not None and device is not None:
+        raise UserError("--gpu and --device exclude each other; leave one out")
+    if gpu is not None:
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise UserError(f"--gpu {gpu}: this machine has no GPU that torch can use; leave out --gpu")
+        if not 0 <= gpu < count:
+            raise UserError(f"--gpu {gpu}: the GPUs are numbered 0 to {count - 1}")
+        return torch.device("cuda", gpu)
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
+def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
+    """The files named, else the newest run's, else the shipped toy checkpoint; says which it took."""
+    if resume:
+        return [checkpoint_to_resume(path, LOGS) if path == "auto" else Path(path) for path in dict.fromkeys(resume)]
+    path, origin = newest_checkpoint(LOGS), "the newest run"
+    if path is None:
+        path, origin = next(iter(shipped_checkpoints()), None), "the shipped toy checkpoint"
+    if path is None:
+        raise UserError("no run under logs/ and no shipped checkpoint; train by `python src/main.py` or give --resume")
+    print(f"no --resume: evaluating {origin}, {path}")
+    return [path]
+
+
+def load_models(paths: Sequence[Path], model: str | None, pretrained: str | None, device: torch.device) -> Models:
+    """The mappers of the checkpoints and their common CLIP. Raises UserError if their CLIPs differ."""
+    checkpoints = [find_checkpoint(path) for path in paths]
+    clip = checkpoints[0].load_clip(model, pretrained, device)
+    for other in checkpoints[1:]:
+        _check_same_clip(checkpoints[0], clip, other, model, pretrained)
+    rows = row_names([checkpoint.path for checkpoint in checkpoints])
+    mappers = {row: c.build_mapper(clip.sizes).to(device) for row, c in zip(rows, checkpoints)}
+    about = {
+        "checkpoints": {row: _about(c) for row, c in zip(rows, checkpoints)},
+        "clip": {"name": clip.name, "sha256": clip.weights_hash},
+    }
+    return Models(clip, mappers, about)
+
+
+def row_names(paths: Sequence[Path]) -> list[str]:
+    """`composed` for one checkpoint; for several their names, with run or whole path where they clash."""
+    if len(paths) == 1:
+        return ["composed"]
+    paths = [path.parent if path.name == WEIGHTS else path for path in paths]
+    short = [path.stem for path in paths]
+    in_run = [f"{path.parent.parent.name}/{path.stem}" for path in paths]
+    for names in (short, in_run):
+        if len(set(names)) == len(names) and not set(names) & {*BASELINES, "composed"}:
+            return names
+    return [str(path) for path in paths]
+
+
+def choose_data_root(data_root: str | None, clip: FrozenCLIP) -> Path:
+    """The folder named, else data/; for the toy CLIP the toy world's test set, drawn if it is not there."""
+    if data_root is not None:
+        return Path(data_root)
+    if clip.name != TOY_MODEL:
+        return DATA_ROOT
+    from context_i2w.toy_world import make_toy_world  # needed by no one who has data
+
+    make_toy_world(TOY_ROOT)
+    return TOY_ROOT / "test"
+
+
+def _check_same_clip(
+    first: Checkpoint, clip: FrozenCLIP, other: Checkpoint, model: str | None, pretrained: str | None
+) -> None:
+    if other.clip_state is None and other.clip and other.clip.weights_hash:
+        same = other.clip.weights_hash == clip.weights_hash
+    else:
+        same = other.load_clip(model, pretrained).weights_hash == clip.weights_hash
+    if not same:
+        raise UserError(f"{other.path} belongs to another CLIP than {first.path}; evaluate them one by one")
+
+
+def _about(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "path": str(checkpoint.path),
+        "sha256": checkpoint.file_hash,
+        "format": checkpoint.source,
+        "mapper": checkpoint.mapper_name,
+        "step": checkpoint.step,
+    }

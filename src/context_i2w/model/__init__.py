@@ -1,0 +1,1 @@
+"""Frozen CLIP, text with a placeholder, and the mapping networks."""

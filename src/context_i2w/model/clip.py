@@ -1,0 +1,198 @@
+"""Frozen CLIP: one pass per image, text only as long as it is, pseudo-word tokens put into prompts.
+
+Shapes: B batch, N image tokens (class token first), V vision width, E joint embedding width,
+T text width (width of a word embedding), L text positions.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from context_i2w.errors import UserError
+from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer
+from context_i2w.model.shared_prefix import can_share_prefix, run_after_prefix
+
+
+class ImageFeatures(NamedTuple):
+    """What one pass of the vision tower gives."""
+
+    embedding: Tensor  # [B, E] not normalised
+    tokens: Tensor  # [B, N, V] output of the last block, before the final LayerNorm, class token first
+
+
+@dataclass(frozen=True)
+class CLIPSizes:
+    """The widths that a mapper and the data must fit."""
+
+    image_size: int
+    image_tokens: int  # N
+    vision_width: int  # V
+    embed_dim: int  # E
+    text_width: int  # T
+    context_length: int  # L at most
+    vocabulary: int
+
+
+class FrozenCLIP(nn.Module):
+    """One of open_clip's ViT models with CLIP's byte-pair text tower, frozen and in evaluation mode.
+
+    Gradients flow through the text tower to a pseudo-word token, never into a weight.
+    """
+
+    def __init__(self, model: nn.Module, name: str):
+        super().__init__()
+        self.name = name
+        self.visual = model.visual
+        # open_clip keeps the text tower's parts in `model.text`, or directly in the model for classic CLIP.
+        text = getattr(model, "text", model)
+        self._check_supported(model.visual, text)
+        self.token_embedding = text.token_embedding
+        self.positional_embedding = text.positional_embedding
+        self.transformer = text.transformer
+        self.ln_final = text.ln_final
+        self.text_projection = text.text_projection
+        self.logit_scale = model.logit_scale
+        self.register_buffer("attn_mask", text.attn_mask, persistent=False)
+        self.register_buffer("known_words", self._known_words(), persistent=False)
+        self.image_mean = tuple(getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
+        self.image_std = tuple(getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenCLIP":
+        """Stays in evaluation mode whatever the module around it does."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.logit_scale.device
+
+    @functools.cached_property
+    def sizes(self) -> CLIPSizes:
+        image_size = self.visual.image_size
+        return CLIPSizes(
+            image_size=image_size[0] if isinstance(image_size, tuple) else image_size,
+            image_tokens=self.visual.positional_embedding.shape[0],
+            vision_width=self.visual.positional_embedding.shape[1],
+            embed_dim=self.visual.output_dim,
+            text_width=self.token_embedding.weight.shape[1],
+            context_length=self.positional_embedding.shape[0],
+            vocabulary=self.token_embedding.weight.shape[0],
+        )
+
+    @functools.cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over names and values of all weights, whatever file held them."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """One pass of the vision tower over prepared images [B, 3, H, W]."""
+        with torch.no_grad():
+            out = self.visual.forward_intermediates(
+                images.to(self.device, non_blocking=True),
+                indices=1,
+                output_fmt="NLC",
+                output_extra_tokens=True,
+            )
+            tokens = torch.cat([out["image_intermediates_prefix"][0], out["image_intermediates"][0]], dim=1)
+        return ImageFeatures(out["image_features"], tokens)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        """Embeddings [B, E], not normalised, of token ids [B, L]; a placeholder counts as an ordinary token."""
+        with torch.no_grad():
+            ids = self._trim(ids)
+            return self._text_tower(
+                self.token_embedding(ids.to(self.device, non_blocking=True)), ids, _common_prefix(ids)
+            )
+
+    def compose(self, ids: Tensor, pseudo_words: Tensor) -> Tensor:
+        """Embeddings [B, E], not normalised, of prompts whose placeholders are pseudo-word tokens.
+
+        ids: [B, L] (or [1, L], one prompt for all rows) with at least one placeholder in each row.
+        pseudo_words: [B, T], the row's word for all its placeholders, or [B, K, T], the k-th for the k-th placeholder.
+        Raises ValueError if a row has no placeholder, or not K of them.
+        """
+        ids = self._trim(ids)
+        is_placeholder = ids == PLACEHOLDER_ID
+        count = is_placeholder.sum(1)
+        wanted = pseudo_words.shape[1] if pseudo_words.dim() == 3 else count.clamp(min=1)
+        if not (count == wanted).all():
+            raise ValueError(
+                f"placeholders per prompt {count.tolist()}, pseudo-word tokens {tuple(pseudo_words.shape)}"
+            )
+        first = int(is_placeholder.any(dim=0).int().argmax())
+        words = self.token_embedding(ids.to(self.device, non_blocking=True))
+        is_placeholder = is_placeholder.to(self.device, non_blocking=True)
+        if pseudo_words.dim() == 2:
+            placed = pseudo_words[:, None]
+        else:
+            order = (is_placeholder.cumsum(1) - 1).clamp(min=0).expand(len(pseudo_words), -1)
+            placed = pseudo_words.gather(1, order[..., None].expand(-1, -1, pseudo_words.shape[-1]))
+        words = torch.where(is_placeholder[..., None], placed.to(words.dtype), words)
+        return self._text_tower(words, ids.expand(len(words), -1), min(_common_prefix(ids), first))
+
+    def _trim(self, ids: Tensor) -> Tensor:
+        """The ids up to the batch's longest end token: the tower is causal, so what follows changes nothing.
+
+        They stay where they are: what is asked of ids in the CPU's memory does not wait for a GPU.
+        """
+        if self.known_words is not None:
+            self._check_known(ids)
+        longest = int(ids.argmax(dim=1).max()) + 1
+        return ids[:, :longest]
+
+    def _text_tower(self, words: Tensor, ids: Tensor, common: int) -> Tensor:
+        """common: positions at the beginning, before every end token, that are the same in all rows."""
+        length = words.shape[1]
+        x = words + self.positional_embedding[:length]
+        mask = self.attn_mask[:length, :length]
+        if common and len(x) > 1 and can_share_prefix(self.transformer):
+            x = run_after_prefix(self.transformer, x[:1, :common], x[:, common:], mask)
+        else:
+            x, common = self.transformer(x, attn_mask=mask), 0
+        # The end token has the highest id, so argmax finds it; normalising only its row is all that is read.
+        ends = (ids.argmax(dim=1) - common).to(x.device, non_blocking=True)
+        x = self.ln_final(x[torch.arange(len(x), device=x.device), ends])
+        projection = self.text_projection
+        return projection(x) if isinstance(projection, nn.Module) else x @ projection
+
+    def _known_words(self) -> Tensor | None:
+        """[vocabulary] mask of the words that have an embedding; None if all have.
+
+        A weights file with a partial word table leaves NaN in the other rows.
+        """
+        weight = self.token_embedding.weight.data
+        missing = weight.isnan().any(dim=1)
+        weight[missing] = 0
+        return ~missing if missing.any() else None
+
+    def _check_known(self, ids: Tensor) -> None:
+        unknown = ids[~self.known_words.to(ids.device)[ids]]
+        # Padding after the end token is id 0 ("!") and is never read.
+        unknown = [i for i in unknown.unique().tolist() if i != 0]
+        if unknown:
+            tokenizer = Tokenizer()
+            words = ", ".join(repr(tokenizer.decode([i])) for i in unknown[:8])
+            raise UserError(f"{self.name} does not know {words}: its small vocabulary covers the toy world only")
+
+    def _check_supported(self, visual: nn.Module, text: nn.Module) -> None:
+        parts = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
+        if not all(hasattr(text, part) for part in parts) or getattr(text, "attn_mask", None) is None:
+            raise UserError(f"{self.name}: needs CLIP's causal text tower; choose a model such as ViT-L-14")
+        if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.attn_pool is not None:
+            raise UserError(f"{self.name}: needs CLIP's vision transformer; choose a model such as ViT-L-14")
+
+
+def _common_prefix(ids: Tensor) -> int:
+    """Positions at the beginning that hold the same id in all rows, no end token among them."""
+    same = (ids == ids[:1]).all(dim=0)
+    return min(int(same.cumprod(0).sum()), int(ids.argmax(dim=1).min()))

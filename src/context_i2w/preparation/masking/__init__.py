@@ -1,0 +1,1 @@
+"""From captions to masked captions: rules, parsers, lists and shards."""

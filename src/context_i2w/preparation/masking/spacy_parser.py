@@ -1,0 +1,71 @@
+"""Noun chunks from a spaCy pipeline; spaCy is optional and only imported here.
+
+pip install spacy && python -m spacy download en_core_web_sm
+"""
+
+from collections.abc import Iterable, Iterator
+
+from context_i2w.errors import UserError
+from context_i2w.preparation.masking.rules import Chunk, Span
+
+
+class SpacyParser:
+    """Any pipeline with part-of-speech tags and a dependency parse, by name or path.
+
+    processes: of `nlp.pipe`; 1 works in this process. Raises UserError if spaCy or the pipeline is not installed,
+    or the pipeline sets no tags and no parse.
+    """
+
+    def __init__(self, pipeline: str = "en_core_web_sm", processes: int = 1, batch_size: int = 512):
+        self.name = f"spacy:{pipeline}"
+        self._processes, self._batch_size = processes, batch_size
+        self._nlp = _load(pipeline)
+
+    def parse(self, captions: Iterable[str]) -> Iterator[list[Chunk]]:
+        documents = self._nlp.pipe(captions, n_process=self._processes, batch_size=self._batch_size)
+        return map(chunks_of, documents)
+
+
+def _load(pipeline: str):
+    try:
+        import spacy
+    except ImportError:
+        raise UserError(
+            f"spaCy is not installed; `pip install spacy && python -m spacy download {pipeline}`, "
+            "or take `--parser rules`"
+        ) from None
+    try:
+        nlp = spacy.load(pipeline, exclude=["ner", "lemmatizer"])
+    except OSError:
+        raise UserError(
+            f"spaCy's pipeline {pipeline!r} is not installed; `python -m spacy download {pipeline}`, "
+            "or take `--parser rules`"
+        ) from None
+    if not nlp.pipe_names:
+        raise UserError(f"spaCy's pipeline {pipeline!r} is empty; masking needs tags and a dependency parse")
+    return nlp
+
+
+def chunks_of(document) -> list[Chunk]:
+    """The noun chunks of a parsed document; those headed by a pronoun are left out.
+
+    Raises UserError if no component has set a dependency parse.
+    """
+    if len(document) and not document.has_annotation("DEP"):
+        raise UserError("the spaCy pipeline sets no dependency parse; take one with a parser, as en_core_web_sm")
+    return [_chunk_of(chunk) for chunk in document.noun_chunks if chunk.root.pos_ != "PRON"]
+
+
+def _chunk_of(chunk) -> Chunk:
+    root = chunk.root
+    is_subject = root.dep_ in ("nsubj", "nsubjpass") and root.head.dep_ == "ROOT"
+    nouns: list[Span] = []
+    previous = None
+    for token in chunk:
+        if token.pos_ in ("NOUN", "PROPN"):
+            end = token.idx + len(token.text)
+            joined = previous is not None and previous == token.i - 1
+            nouns = [*nouns[:-1], Span(nouns[-1].start, end)] if joined else [*nouns, Span(token.idx, end)]
+            previous = token.i
+    head = Span(root.idx, root.idx + len(root.text))
+    return Chunk(Span(chunk.start_char, chunk.end_char), head, tuple(nouns), is_subject)

@@ -1,0 +1,1 @@
+"""Exact ranking in bounded memory, and the metrics."""

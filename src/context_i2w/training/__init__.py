@@ -1,0 +1,1 @@
+"""Training a mapper: the run, the step, its options, the toy run."""

@@ -1,0 +1,147 @@
+"""The folder of one training run: its configuration, scalars and checkpoints."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from context_i2w.checkpoints.files import save_atomically
+from context_i2w.errors import UserError
+
+LAST = "last.pt"
+CONFIG = "config.json"
+
+
+class RunFolder:
+    """`logs/<run>/` with config.json, metrics.jsonl, TensorBoard's events and checkpoints/."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any], resumed_step: int | None, wandb: str | None = None):
+        """config: written to config.json; resumed_step: None for a new run; wandb: project of Weights & Biases."""
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._forget_after(resumed_step or 0)
+        if resumed_step is None:
+            (path / CONFIG).write_text(json.dumps(config, indent=2, default=str) + "\n")
+        self.metrics = open(path / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115 (open for the whole run)
+        self.writer = SummaryWriter(str(path), purge_step=resumed_step)
+        self.tracker = open_wandb(wandb, path, config) if wandb else None
+
+    def log(self, step: int, **scalars: float) -> None:
+        """One line of metrics.jsonl and the same scalars for TensorBoard and, if asked for, Weights & Biases."""
+        self.metrics.write(json.dumps({"step": step, **scalars}) + "\n")
+        named = {name if "/" in name else f"train/{name}": value for name, value in scalars.items()}
+        for name, value in named.items():
+            self.writer.add_scalar(name, value, step)
+        if self.tracker:
+            self.tracker.log(named, step=step)
+
+    def save(self, content: Mapping[str, Any], epoch: int | None = None, keep: int = 0) -> Path:
+        """Writes checkpoints/last.pt and, at an epoch's end, epoch_N.pt; of those the newest `keep` stay (0: all)."""
+        path = self.checkpoints / LAST
+        if epoch is not None:
+            path = self.checkpoints / f"epoch_{epoch}.pt"
+        save_atomically(content, path)
+        if epoch is not None:
+            self._link_last(path)
+            if keep:
+                for old in sorted(self.checkpoints.glob("epoch_*.pt"), key=_epoch)[:-keep]:
+                    old.unlink()
+        return path
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.writer.close()
+        if self.tracker:
+            self.tracker.finish()
+
+    def _link_last(self, path: Path) -> None:
+        """last.pt becomes another name of the same file: no second copy on disk."""
+        temporary = self.checkpoints / f".{LAST}.tmp"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, self.checkpoints / LAST)
+
+    def _forget_after(self, step: int) -> None:
+        """Drops the lines of steps that will be run again."""
+        path = self.path / "metrics.jsonl"
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if _step(line) <= step]
+            path.write_text("".join(line + "\n" for line in lines))
+
+
+def open_wandb(project: str, path: Path, config: Mapping[str, Any]) -> Any:
+    """A run of Weights & Biases that bears the folder's name, gone on with if there is one.
+
+    Raises UserError if the package is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--wandb: the package is not installed; `pip install wandb`, or leave --wandb out") from None
+    return wandb.init(project=project, name=path.name, id=path.name, dir=str(path), config=dict(config), resume="allow")
+
+
+class StopSignal:
+    """Remembers Ctrl-C, SIGTERM or SIGUSR1: the step ends and the run is saved. A second Ctrl-C ends at once."""
+
+    def __init__(self):
+        self.received: str | None = None
+        self.interrupts = 0
+
+    def __enter__(self) -> "StopSignal":
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _) -> None:
+        self.interrupts += number == signal.SIGINT
+        if self.interrupts == 2:
+            raise KeyboardInterrupt
+        self.received = self.received or signal.Signals(number).name
+
+
+def ended_before_its_first_checkpoint(run: Path) -> bool:
+    """Whether the folder holds a run with nothing to go on from, so that it may begin anew there."""
+    return (run / CONFIG).is_file() and not (run / "checkpoints" / LAST).exists()
+
+
+def newest_checkpoint(logs: Path) -> Path | None:
+    """The last checkpoint of the run that was written to most recently, if there is any."""
+    found = [path for path in logs.glob(f"*/checkpoints/{LAST}") if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def checkpoint_to_resume(resume: str, logs: Path) -> Path:
+    """The file meant by `--resume PATH|auto`; PATH may be a run's folder. Raises UserError if there is none."""
+    if resume == "auto":
+        path = newest_checkpoint(logs)
+        if path is None:
+            raise UserError(f"--resume auto: no run with a checkpoint under {logs}/; start one without --resume")
+        return path
+    path = Path(resume)
+    return path / "checkpoints" / LAST if path.is_dir() else path
+
+
+def _epoch(path: Path) -> int:
+    return int(re.fullmatch(r"epoch_(\d+)", path.stem)[1])
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # cut off in the middle by a kill
+        return float("inf")

@@ -1,0 +1,109 @@
+"""The default of src/main.py: train on the toy world, evaluate its four tasks, write a report with pictures."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.evaluation.evaluate import Result, evaluate
+from context_i2w.evaluation.pictures import loss_curve, top_results
+from context_i2w.evaluation.report import as_json, markdown_table, protocol_line, write_json
+from context_i2w.evaluation.setup import load_models
+from context_i2w.model.clip_weights import load_clip
+from context_i2w.toy_world import make_toy_world
+from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, VALIDATION_LIST
+from context_i2w.training.options import run_settings
+from context_i2w.training.run import RunSettings, train_in_processes
+from context_i2w.training.run_folder import LAST
+
+TOY_ROOT = Path("data/toy")
+CC3M_COMMAND = "python src/main.py --train-data cc/Train_GCC-training_output.csv --model ViT-L/14 --openai-pretrained"
+TASKS = {
+    "imgnet": ("Domain conversion", "ImageNet-R's format", ("P@1", "R@1", "R@10", "R@50")),
+    "coco": ("Object composition", "COCO's format", ("R@1", "R@5", "R@10")),
+    "cirr": ("Object manipulation", "CIRR's format", ("R@1", "R@5", "R@10", "R_subset@1")),
+    "fashion": ("Attribute manipulation", "FashionIQ's format", ("R@1", "R@10", "R@50")),
+}
+HONESTY = (
+    "The toy world is drawn by a program and its CLIP is tiny. These numbers show that the code works from images on "
+    "disk to Recall@K; they say nothing about which method is better on real pictures."
+)
+
+
+def train_and_report(args: argparse.Namespace) -> None:
+    """Draws the world if it is not there, trains, evaluates, reports."""
+    print(f"toy world: small drawn pictures and a tiny CLIP, to see the code work; for CC3M: {CC3M_COMMAND}")
+    world = make_toy_world(TOY_ROOT)
+    settings = toy_settings(args, world)
+    folder = train_in_processes(settings, args.processes or 1)
+    if folder is None:
+        sys.exit(130)
+    results = evaluate_tasks(folder, world / "test", args.device)
+    print(write_report(folder, results))
+    print(f"report: {folder / 'report.md'}")
+
+
+def toy_settings(args: argparse.Namespace, world: Path) -> RunSettings:
+    """Settings of a run on the toy world, where the command line leaves them open; features are cached in it."""
+    kind = [load_clip("toy").weights_hash[:8], args.cache_precision]
+    kind += [f"{args.crops}-crops"] if args.crops and not (args.view_crop or args.view_colour) else []
+    settings = run_settings(
+        args,
+        train_data=str(world / FOLDER / TRAINING_LIST),
+        val_data=str(world / FOLDER / VALIDATION_LIST),
+        model="toy",
+        pretrained="toy",
+        feature_cache=str(world / "-".join(["features", *kind])),
+    )
+    return replace(settings, cache=replace(settings.cache, tokens=True))  # small, and all mappers share it
+
+
+def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> dict[str, Result]:
+    """The four tasks with the run's last checkpoint; each result also goes to the run's folder as JSON."""
+    import torch
+
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    models = load_models([folder / "checkpoints" / LAST], None, None, chosen)
+    results = {}
+    for task in TASKS:
+        benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
+        results[task] = evaluate(benchmark, models.clip, models.mappers)
+        setting = {**models.about, "data_root": str(data_root), "device": str(chosen), "precision": "fp32"}
+        write_json(as_json(results[task], setting), folder / f"{task}.json")
+    return results
+
+
+def write_report(folder: Path, results: Mapping[str, Result]) -> str:
+    """report.md with tables, loss curve and a picture for each task; returns the tables as text."""
+    steps, losses, validation = _logged(folder / "metrics.jsonl")
+    loss_curve(steps, losses, validation, folder / "loss.png")
+    config = json.loads((folder / "config.json").read_text())
+    tables = [_task_table(task, result) for task, result in results.items()]
+    parts = [f"# {folder.name}", HONESTY, f"Trained with `{config['command']}`, {steps[-1]} steps."]
+    parts += ["## Loss", f"![training and validation loss](loss.png)\n\nLast step: {losses[-1]:.4f}."]
+    for (task, result), table in zip(results.items(), tables, strict=True):
+        picture = f"{task}.png"
+        top_results(result, "composed", folder / picture)
+        parts += [table, f"Protocol: {protocol_line(result.benchmark.protocol)}."]
+        parts += [f"![queries and their top results, hits framed]({picture})"]
+    (folder / "report.md").write_text("\n\n".join(parts) + "\n")
+    return "\n\n".join(tables)
+
+
+def _task_table(task: str, result: Result) -> str:
+    title, form, names = TASKS[task]
+    group = "mean" if "mean" in result.metrics else "all"
+    rows = [["row", *names]]
+    rows += [[row, *(f"{values[name]:.1f}" for name in names)] for row, values in result.metrics[group].items()]
+    queries = sum(len(group.references) for group in result.benchmark.groups)
+    return f"## {title} ({form}, {queries:,} queries)\n\n" + markdown_table(rows)
+
+
+def _logged(path: Path) -> tuple[list[int], list[float], list[tuple[int, float]]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    validation = [(line["step"], line["validation_loss"]) for line in lines if "validation_loss" in line]
+    return [step for step, _ in train], [loss for _, loss in train], validation

@@ -1,0 +1,74 @@
+"""Image embeddings kept between evaluations: the same results from fewer passes, never from stale files."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from context_i2w.benchmarks.base import Benchmark, QueryGroup
+from context_i2w.errors import UserError
+from context_i2w.evaluation.evaluate import evaluate
+from context_i2w.evaluation.features import EncodingOptions
+from context_i2w.images import ImageSource
+from context_i2w.model.prompts import template
+from context_i2w.ranking.metrics import recall_at
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """Two queries over six images, the first two of which are the references."""
+    random = np.random.default_rng(0)
+    for name in "abcdef":
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    gallery = [ImageSource(str(tmp_path / f"{name}.png")) for name in "abcdef"]
+    group = QueryGroup(
+        name="all",
+        gallery=gallery,
+        gallery_names=list("abcdef"),
+        references=gallery[:2],
+        query_ids=["0", "1"],
+        prompts=[(template("a photo of [*] , red"),), (template("a photo of [*] , blue"),)],
+        texts=[("red",), ("blue",)],
+        positives=[[2], [3]],
+        score=lambda ranking: recall_at(ranking.ranks(torch.tensor([2, 3])), (1, 3)),
+    )
+    return Benchmark("made-up", [group])
+
+
+def run(benchmark, clip, mapper, folder, precision="fp32"):
+    options = EncodingOptions(4, 0, precision, folder)
+    return evaluate(benchmark, clip, {"composed": mapper}, options)
+
+
+def test_later_runs_pass_only_references(golden_clip, golden_mapper, benchmark, tmp_path):
+    direct = run(benchmark, golden_clip, golden_mapper, None)
+    first, second = (run(benchmark, golden_clip, golden_mapper, tmp_path / "cache") for _ in range(2))
+    assert [result.passes["images"] for result in (direct, first, second)] == [6, 6, 2]
+    for result in (first, second):
+        assert result.metrics == direct.metrics
+        assert all(torch.equal(top, direct.tops[key]) for key, top in result.tops.items())
+
+
+def test_changed_images_and_settings_are_encoded_again(golden_clip, golden_mapper, benchmark, tmp_path):
+    folder = tmp_path / "cache"
+    run(benchmark, golden_clip, golden_mapper, folder)
+    assert run(benchmark, golden_clip, golden_mapper, folder, precision="amp").passes["images"] == 6
+    path = benchmark.groups[0].gallery[5].path
+    Image.new("RGB", (40, 50)).save(path)
+    assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 6
+    assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 2
+    os.utime(path, (1, 1))
+    assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 6
+
+
+def test_damaged_files_and_impossible_folders_are_named(golden_clip, golden_mapper, benchmark, tmp_path):
+    folder = tmp_path / "cache"
+    run(benchmark, golden_clip, golden_mapper, folder)
+    (file,) = folder.iterdir()
+    file.write_bytes(b"damaged")
+    with pytest.raises(UserError, match=f"{file.name}: not readable"):
+        run(benchmark, golden_clip, golden_mapper, folder)
+    with pytest.raises(UserError, match=r"--feature-cache .*can't be made"):
+        run(benchmark, golden_clip, golden_mapper, file)

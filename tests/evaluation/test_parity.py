@@ -1,0 +1,24 @@
+"""docs/parity.md: its table is measured, its tests exist."""
+
+import re
+from pathlib import Path
+
+import parity
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "parity.md").read_text()
+
+
+def test_every_item_is_within_its_bound_and_in_the_document():
+    items = list(parity.measure())
+    assert len(items) >= 25
+    for item in items:
+        assert item.difference <= item.bound, item.name
+        assert f"| {item.name} " in DOCUMENT, item.name
+
+
+def test_every_test_that_the_document_names_exists():
+    named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", DOCUMENT)
+    assert len(named) >= 20
+    for file, test in named:
+        assert re.search(rf"^def {test}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{test}"

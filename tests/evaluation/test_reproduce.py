@@ -1,0 +1,49 @@
+"""The paper's tables beside ours: differences, and what was not run."""
+
+from pathlib import Path
+
+from tests.checkpoints.test_checkpoints import published_file
+
+import reproduce
+from context_i2w.evaluation.paper_tables import ROWS, TABLES, compared
+
+DATA = Path(__file__).parents[1] / "golden" / "benchmarks" / "data"
+
+
+def test_every_table_has_a_figure_for_every_cell():
+    for table in TABLES:
+        assert tuple(table.published) == ROWS
+        for figures in table.published.values():
+            assert len(figures) == len(table.groups) * len(table.metrics)
+
+
+def test_published_means_are_those_of_their_groups():
+    """Guards the figures against slips: the last group is the mean of the others, to rounding."""
+    for table in TABLES:
+        if table.groups[-1] != "mean":
+            continue
+        for row, figures in table.published.items():
+            count = len(table.metrics)
+            for metric in range(count):
+                values = figures[metric::count]
+                assert abs(sum(values[:-1]) / len(values[:-1]) - values[-1]) < 0.11, (table.mode, row)
+
+
+def test_cells():
+    coco = next(table for table in TABLES if table.mode == "coco")
+    text = compared(coco, {"all": {"Context-I2W": {"R@1": 14.0, "R@5": 28.5, "R@10": 30.0}}})
+    assert "14.0 / 13.5 (+0.5)" in text
+    assert "30.0 / 38.1 (-8.1)" in text
+    assert "not run / 11.5" in text
+
+
+def test_runs_what_is_there_and_says_what_is_not(tmp_path, golden_clip_state, golden_mapper_state, monkeypatch, capsys):
+    checkpoint = published_file(tmp_path / "best.pt", golden_clip_state, golden_mapper_state)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cirr").symlink_to(DATA / "cirr")
+    monkeypatch.chdir(tmp_path)
+    reproduce.main(["--resume", str(checkpoint), "--device", "cpu"])
+    text = (tmp_path / "reproduction.md").read_text()
+    assert "18.7 / 26.96 (-8.3)" in text
+    assert "Not run: no COCO data" in text
+    assert (tmp_path / "submissions" / "cirr_test_Context-I2W_recall_subset.json").is_file()
