@@ -34,7 +34,7 @@ from context_i2w.data.pairs import ImagePairs, PairList, read_pair_list
 from context_i2w.data.shards import ShardSource
 from context_i2w.distributed import Process
 from context_i2w.errors import exit_on_user_error
-from context_i2w.images import Preparation, open_image
+from context_i2w.model.images import Preparation, open_image
 from context_i2w.model.prompts import Tokenizer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

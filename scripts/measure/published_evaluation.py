@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from context_i2w.benchmarks.base import Benchmark, QueryGroup
-from context_i2w.images import ImageSource, Preparation
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
+from context_i2w.model.images import ImageSource, Preparation
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.prompts import Tokenizer
 from published_way import plain_mapper, plain_text

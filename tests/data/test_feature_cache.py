@@ -16,8 +16,8 @@ from context_i2w.data.feature_cache import CacheOptions, open_cache
 from context_i2w.data.pairs import Batch, ImagePairs, read_pair_list
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
-from context_i2w.images import Preparation
 from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.images import Preparation
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.training.optimiser import OptimOptions
 from context_i2w.training.trainer import Trainer, TrainOptions

@@ -16,7 +16,7 @@ from context_i2w.data.packed_strings import Strings
 from context_i2w.data.pairs import EpochBatches, ImagePairs, ListColumns, read_pair_list
 from context_i2w.data.similar_order import similar_order
 from context_i2w.errors import UserError
-from context_i2w.images import ImageSource, Preparation
+from context_i2w.model.images import ImageSource, Preparation
 from context_i2w.model.prompts import Tokenizer
 
 PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

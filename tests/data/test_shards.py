@@ -16,7 +16,7 @@ from context_i2w.data.shard_plan import ShardPlan
 from context_i2w.data.shards import ShardOptions, ShardSource
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
-from context_i2w.images import Preparation
+from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer
 
 PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -11,7 +11,7 @@ from context_i2w.benchmarks.base import Benchmark, QueryGroup
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import evaluate
 from context_i2w.evaluation.features import EncodingOptions
-from context_i2w.images import ImageSource
+from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import template
 from context_i2w.ranking.metrics import recall_at
 

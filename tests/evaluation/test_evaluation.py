@@ -14,7 +14,7 @@ from context_i2w.benchmarks.fashioniq import FashionIQOptions
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, evaluate, query_features, rank
 from context_i2w.evaluation.features import EncodingOptions, encode, encode_texts
-from context_i2w.images import ImageSource
+from context_i2w.model.images import ImageSource
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_and_precision_at, recall_at
 

@@ -16,7 +16,7 @@ from context_i2w.evaluation.report import (
     write_rankings,
     write_submissions,
 )
-from context_i2w.images import ImageSource
+from context_i2w.model.images import ImageSource
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from context_i2w import Retriever
 from context_i2w.checkpoints.files import CLIPReference, pack_mapper, save_atomically
 from context_i2w.checkpoints.find import shipped_checkpoints
 from context_i2w.errors import UserError
-from context_i2w.images import ImageSource, Preparation
 from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.clip_weights import TOY_FOLDER, clip_from_openai_state
+from context_i2w.model.images import ImageSource, Preparation
 from context_i2w.model.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.model.prompts import Tokenizer, fill, numbered_template, readable, template
 from context_i2w.search.pictures import PicturePreparation

@@ -15,8 +15,8 @@ from benchmarking.timing import MATMUL, alternate, matmul
 from context_i2w.benchmarks.base import Benchmark, QueryGroup
 from context_i2w.evaluation.evaluate import evaluate, query_features
 from context_i2w.evaluation.features import EncodingOptions, encode
-from context_i2w.images import ImageSource
 from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.images import ImageSource
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.prompts import template
 from context_i2w.ranking.metrics import recall_at

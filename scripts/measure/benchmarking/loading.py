@@ -14,8 +14,8 @@ from benchmarking.timing import clock_for
 from context_i2w.data.batches import ListSource
 from context_i2w.data.pairs import ImagePairs, read_pair_list
 from context_i2w.distributed import Process
-from context_i2w.images import Preparation
 from context_i2w.model.clip import CLIPSizes
+from context_i2w.model.images import Preparation
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from context_i2w.errors import UserError
-from context_i2w.images import ImageSource
+from context_i2w.model.images import ImageSource
 from context_i2w.ranking.exact import Ranking
 
 REMEDY = "see data/README.md and run `python scripts/check_data.py`"

@@ -30,7 +30,7 @@ from context_i2w.benchmarks.base import (
     variant,
 )
 from context_i2w.errors import UserError
-from context_i2w.images import ImageSource
+from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_at

@@ -18,7 +18,7 @@ import torch
 
 from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_folders
 from context_i2w.errors import UserError
-from context_i2w.images import ImageSource
+from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_and_precision_at, recall_ceiling_at

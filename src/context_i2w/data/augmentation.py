@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import adjust_hue, resized_crop, rgb_to_grayscale
 
 from context_i2w.data.broken import BrokenPair, image_kind
-from context_i2w.images import BrokenImage, ImageSource, Preparation, open_image
+from context_i2w.model.images import BrokenImage, ImageSource, Preparation, open_image
 
 # Those that turned hues or grey contradict.
 COLOUR = re.compile(

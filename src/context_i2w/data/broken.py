@@ -1,6 +1,6 @@
 """What makes a training pair unusable, by kinds that can be counted."""
 
-from context_i2w.images import BrokenImage
+from context_i2w.model.images import BrokenImage
 
 
 class BrokenPair(Exception):

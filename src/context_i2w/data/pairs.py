@@ -18,8 +18,8 @@ from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.packed_strings import Strings
 from context_i2w.errors import UserError
-from context_i2w.images import Preparation
 from context_i2w.model.clip import ImageFeatures
+from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer, mark_placeholders
 
 Order = Callable[[np.random.Generator], np.ndarray]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from context_i2w.demo.pictures import change_overlay, overlay
 from context_i2w.errors import UserError
-from context_i2w.images import BrokenImage
 from context_i2w.model.attention import attention_maps
 from context_i2w.model.clip import ImageFeatures
+from context_i2w.model.images import BrokenImage
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.nearest_words import NearestWords
 from context_i2w.model.prompts import readable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from context_i2w.demo.engine import Answer, HeatMap, Look
 from context_i2w.demo.pictures import data_uri, thumbnail
-from context_i2w.images import BrokenImage
+from context_i2w.model.images import BrokenImage
 from context_i2w.search.index import Hit
 from context_i2w.search.pictures import read_picture
 

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from context_i2w.errors import UserError
-from context_i2w.images import ImageSource
 from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.images import ImageSource
 
 
 class EmbeddingCache:

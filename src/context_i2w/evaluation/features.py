@@ -24,8 +24,8 @@ from tqdm import tqdm
 from context_i2w.benchmarks.base import Benchmark, listing
 from context_i2w.errors import UserError
 from context_i2w.evaluation.embedding_cache import EmbeddingCache
-from context_i2w.images import BrokenImage, ImageSource, Preparation
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
+from context_i2w.model.images import BrokenImage, ImageSource, Preparation
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.prompts import Tokenizer
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from context_i2w.benchmarks.base import QueryGroup
 from context_i2w.evaluation.evaluate import Result
-from context_i2w.images import ImageSource, open_image
+from context_i2w.model.images import ImageSource, open_image
 from context_i2w.model.prompts import readable
 
 TILE, GAP, TEXT = 96, 8, 170  # pixels: a picture's side, the space between, the width of a query's text

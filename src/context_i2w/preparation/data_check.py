@@ -13,7 +13,7 @@ from typing import Any
 from context_i2w.benchmarks import BENCHMARKS, Benchmark
 from context_i2w.errors import UserError
 from context_i2w.files import write_text
-from context_i2w.images import BrokenImage, open_image
+from context_i2w.model.images import BrokenImage, open_image
 from context_i2w.preparation import cc3m
 
 COMPLETE, DIFFERENT, INCOMPLETE, ABSENT = "complete", "whole, but not of the published size", "incomplete", "absent"

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from context_i2w.evaluation.features import EncodingOptions, precision_of
-from context_i2w.images import BrokenImage
 from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.images import BrokenImage
 from context_i2w.search.files import Files
 from context_i2w.search.journal import Journal
 from context_i2w.search.pictures import PicturePreparation

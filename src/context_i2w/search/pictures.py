@@ -9,7 +9,7 @@ import os
 import torch
 from PIL import Image, ImageOps
 
-from context_i2w.images import BrokenImage, ImageSource, Preparation, open_image
+from context_i2w.model.images import BrokenImage, ImageSource, Preparation, open_image
 
 Picture = str | os.PathLike | Image.Image
 

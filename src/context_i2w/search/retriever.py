@@ -23,8 +23,8 @@ from context_i2w.checkpoints.find import find_checkpoint
 from context_i2w.checkpoints.shared import clip_reference, save_pretrained
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions, precision_of
-from context_i2w.images import BrokenImage
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
+from context_i2w.model.images import BrokenImage
 from context_i2w.model.mappers import MAPPERS, Mapper
 from context_i2w.model.prompts import Tokenizer
 from context_i2w.search.files import Files, files_of_folder

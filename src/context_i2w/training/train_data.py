@@ -9,8 +9,8 @@ from context_i2w.data.shards import ShardOptions, ShardSource
 from context_i2w.data.similar_order import similar_order
 from context_i2w.distributed import Process, barrier
 from context_i2w.errors import UserError
-from context_i2w.images import Preparation
 from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer
 
 BATCHES = ("random", "similar")

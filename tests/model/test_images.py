@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision import transforms
 
-from context_i2w.images import MAX_PIXELS, BrokenImage, ImageSource, Preparation, open_image
+from context_i2w.model.images import MAX_PIXELS, BrokenImage, ImageSource, Preparation, open_image
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZE = 56
 MODES = ["1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"]
@@ -147,7 +147,7 @@ def test_missing_and_undecodable_files_are_named(prepare, tmp_path):
 def test_pixels_are_bounded_before_decoding(monkeypatch, tmp_path):
     path = tmp_path / "image.png"
     picture().save(path)
-    monkeypatch.setattr("context_i2w.images.MAX_PIXELS", 97 * 131 - 1)
+    monkeypatch.setattr("context_i2w.model.images.MAX_PIXELS", 97 * 131 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(BrokenImage, match="over the bound"):
         open_image(path)
