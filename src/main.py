@@ -15,19 +15,19 @@ import sys
 from collections.abc import Sequence
 
 from context_i2w.errors import exit_on_user_error
-from context_i2w.training.options import parse, run_settings
-from context_i2w.training.run import train_in_processes
+from context_i2w.training.options import parse_settings
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
-    if args.train_data is None:
-        from context_i2w.training.toy_run import train_and_report
+    settings = parse_settings(argv)
+    from context_i2w.training.run import train_in_processes  # imports torch, which --help does without
+    from context_i2w.training.toy_run import is_on_toy_world, train_and_report
 
-        train_and_report(args)
+    if is_on_toy_world(settings):
+        train_and_report(settings)
         return
-    folder = train_in_processes(run_settings(args), args.processes)
+    folder = train_in_processes(settings)
     if folder is None:
         sys.exit(130)
     if int(os.environ.get("RANK", 0)) == 0:

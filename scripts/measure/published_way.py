@@ -12,7 +12,7 @@ from torch import Tensor
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.mappers import ContextI2W, ExtractorBlock, VisualTargetExtractor
 from context_i2w.model.prompts import PLACEHOLDER_ID
-from context_i2w.training.losses import contrastive_loss
+from context_i2w.training.objective import contrastive_loss
 
 
 def plain_attention(block: ExtractorBlock, queries: Tensor, patches: Tensor) -> Tensor:

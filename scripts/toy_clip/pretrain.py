@@ -38,7 +38,7 @@ from context_i2w.toy_world.prompt_bank import Bank, banks
 from context_i2w.toy_world.scenes import Scene, random_scene, stream_key
 from context_i2w.toy_world.tiny_clip import WordTable, encode_rows, new_tiny_clip, save_tiny_clip
 from context_i2w.toy_world.writing import draw_arrays
-from context_i2w.training.losses import contrastive_loss
+from context_i2w.training.objective import contrastive_loss
 
 TEXT_GROUPS = 4  # of texts alike in length: more of them would be too small for the matrix products
 FOLDER = Path(__file__).resolve().parents[2] / "checkpoints" / "toy"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import eval_retrieval
+from context_i2w.checkpoints.find import LAST
 from context_i2w.evaluation.setup import choose_checkpoints, row_names
-from context_i2w.training.run_folder import LAST
 
 DATA = Path(__file__).parents[1] / "golden" / "benchmarks" / "data"
 

@@ -18,7 +18,7 @@ from context_i2w.model.flops import (
 )
 from context_i2w.model.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.model.prompts import Tokenizer, template
-from context_i2w.training.losses import contrastive_loss
+from context_i2w.training.objective import contrastive_loss
 
 VIT_L = tower_shape("ViT-L/14")
 

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from conftest import metadata, relative
 from context_i2w.checkpoints.published import published_name
 from context_i2w.model.clip import CLIPSizes, ImageFeatures
-from context_i2w.model.mappers import MAPPERS, ContextI2W, ContextI2WOptions, ExtractorBlock, Pic2Word
+from context_i2w.model.extensions import find_class
+from context_i2w.model.mappers import ContextI2W, ContextI2WOptions, ExtractorBlock, Pic2Word
+from context_i2w.model.options import MAPPERS
 from published_way import plain_attention, plain_mapper
 
 VIT_L = CLIPSizes(224, 257, 1024, 768, 768, 77, 49408)
@@ -91,7 +93,7 @@ def test_fast_mapper_equals_the_plain_one_in_float32():
 
 @pytest.mark.parametrize("name", MAPPERS)
 def test_every_mapper_fits_a_clip_whose_widths_differ(name):
-    mapper = MAPPERS[name](ODD)
+    mapper = find_class(name, MAPPERS, "mapper")(ODD)
     image = ImageFeatures(torch.randn(2, 24), torch.randn(2, 10, 48) if mapper.uses_tokens else None)
     assert mapper(torch.randn(2, 24) if mapper.uses_condition else None, image).shape == (2, 40)
 
@@ -129,7 +131,7 @@ def test_without_condition_the_description_is_not_seen():
 def test_dropout_option_is_used():
     image = ImageFeatures(torch.randn(1, 24), torch.randn(1, 10, 48))
     for dropout in (0.0, 0.5):
-        mapper = MAPPERS["pic2word"](ODD, MAPPERS["pic2word"].Options(dropout=dropout)).train()
+        mapper = Pic2Word(ODD, Pic2Word.Options(dropout=dropout)).train()
         assert torch.equal(mapper(None, image), mapper(None, image)) == (dropout == 0)
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from context_i2w.training.losses import contrastive_loss
+from context_i2w.training.objective import contrastive_loss
 
 
 @settings(max_examples=25, deadline=None)

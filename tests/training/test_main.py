@@ -1,14 +1,17 @@
 """The real entry points on a miniature toy world: train, resume, evaluate, report; and their errors."""
 
 import json
+import os
 
 import pytest
+import torch
 
 import eval_retrieval
 import main
 from context_i2w.toy_world import Sizes, make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST
 from context_i2w.training import toy_run
+from context_i2w.training.options import TOY_RECIPE, parse_settings
 
 FEW_STEPS = ["--epochs", "2", "--batch-size", "16", "--warmup", "2", "--log-every", "1", "--mapper-option", "depth=1"]
 
@@ -42,7 +45,7 @@ def test_without_arguments_it_trains_evaluates_and_reports_the_same_twice(here, 
     assert "--train-data" in out.splitlines()[0]
     one, two = here / "logs" / "one", here / "logs" / "two"
     assert losses(one) == losses(two)
-    assert json.loads((one / "config.json").read_text())["train"]["batch_size"] == 16
+    assert json.loads((one / "config.json").read_text())["batch_size"] == 16
     report = (one / "report.md").read_text()
     for task in toy_run.TASKS:
         assert f"]({task}.png)" in report
@@ -99,3 +102,61 @@ def test_an_existing_run_is_not_overwritten(here, world, capsys):
     with pytest.raises(SystemExit):
         main.main(["--name", "mine", "--device", "cpu", *FEW_STEPS])
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_runs_config_repeats_it_and_resuming_needs_nothing_else(here, world):
+    arguments = ["--train-data", str(world / FOLDER / TRAINING_LIST), "--model", "toy", *FEW_STEPS]
+    arguments += ["--device", "cpu", "--workers", "0", "--name", "first", "--accumulate", "2", "--keep", "0"]
+    main.main(arguments)
+    first = here / "logs" / "first"
+    main.main(["--config", str(first / "config.json"), "--name", "again"])
+    assert weights(here / "logs" / "again") == weights(first)
+    (first / "checkpoints" / "last.pt").unlink()
+    os.link(first / "checkpoints" / "epoch_1.pt", first / "checkpoints" / "last.pt")
+    main.main(["--resume", str(first)])
+    assert weights(first) == weights(here / "logs" / "again")
+    about = json.loads((first / "config.json").read_text())["about"]
+    assert about["global_batch"] == 16
+    assert about["processes"] == 1
+    assert len(about["clip"]["sha256"]) == 64
+
+
+def weights(run):
+    content = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    return {name: tensor.tolist() for name, tensor in content["mapper"]["state"].items()}
+
+
+def test_a_config_is_checked_key_by_key(here, tmp_path, capsys):
+    for text, message in (
+        ("epoch = 3", "unknown key 'epoch'"),
+        ('epochs = "3"', "epochs '3': a whole number is expected"),
+        ("epochs = 0", "epochs 0: at least 1 is needed"),
+        ("epochs = [", "can't be read as TOML"),
+    ):
+        (tmp_path / "run.toml").write_text(text)
+        with pytest.raises(SystemExit):
+            main.main(["--config", str(tmp_path / "run.toml")])
+        assert message in capsys.readouterr().err
+
+
+def test_flags_win_over_a_config(tmp_path):
+    (tmp_path / "run.toml").write_text('epochs = 3\nlr = 1e-4\nevaluate = ["cirr"]\nmapper_option = {queries = 8}')
+    settings = parse_settings(["--config", str(tmp_path / "run.toml"), "--lr", "0.5"])
+    assert (settings.train.epochs, settings.optim.lr, settings.evaluation.tasks) == (3, 0.5, ("cirr",))
+    assert settings.model.mapper_options == {"queries": 8}
+    assert settings.train.batch_size == TOY_RECIPE["batch_size"]
+    assert parse_settings(["--train-data", "x"]).train.batch_size == 128
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--batch-size -1", "--epochs 0", "--max-broken nan", "--keep -1", "--crops -1", "--workers 99999999999",
+     "--accumulate 0", "--log-every 0", "--save-frequency 0", "--seed -1", "--lr inf", "--mapper-option depth=2.5",
+     "--mapper-option heads=0", "--mapper-option queries=-1", "--mapper-option dropout=2", "--lr-multiplier gate=x"],
+)  # fmt: skip
+def test_numbers_that_nobody_means_are_refused_by_name(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_settings(words.split())
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {words.split()[0]}")

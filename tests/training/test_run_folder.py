@@ -9,14 +9,9 @@ import types
 import pytest
 import torch
 
+from context_i2w.checkpoints.find import checkpoint_to_resume, newest_checkpoint
 from context_i2w.errors import UserError
-from context_i2w.training.run_folder import (
-    RunFolder,
-    StopSignal,
-    checkpoint_to_resume,
-    ended_before_its_first_checkpoint,
-    newest_checkpoint,
-)
+from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
 
 
 def steps(path) -> list[int]:

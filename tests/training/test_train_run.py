@@ -1,6 +1,5 @@
 """Whole tiny runs: stopped by signals and kill -9 and gone on with, on one process or two, with broken data."""
 
-import dataclasses
 import json
 import os
 import re
@@ -15,14 +14,14 @@ import pytest
 import torch
 from tests.made_pairs import sample, ten_faults, write_list, write_shard, write_shards, write_tiny_clip
 
-from context_i2w.data.shards import ShardOptions
+from context_i2w.command_line import with_values
 from context_i2w.distributed import launch
 from context_i2w.errors import UserError
 from context_i2w.training import periodic_evaluation
-from context_i2w.training.optimiser import OptimOptions
-from context_i2w.training.periodic_evaluation import EvaluationOptions, PeriodicEvaluation
-from context_i2w.training.run import RunSettings, train
-from context_i2w.training.trainer import Trainer, TrainOptions
+from context_i2w.training.options import EvaluationOptions, settings_of
+from context_i2w.training.periodic_evaluation import PeriodicEvaluation
+from context_i2w.training.run import train
+from context_i2w.training.trainer import Trainer
 
 SMALL = {"depth": 1, "heads": 2, "head_width": 16, "hidden": 32, "gate": 0.3, "dropout": 0.1}
 REPOSITORY = Path(__file__).parents[2]
@@ -49,19 +48,23 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def settings(folder, tmp_path):
-    return RunSettings(
-        train_data=str(folder / "shards"),
-        model="toy",
-        pretrained=str(folder / "clip.safetensors"),
-        mapper_options=SMALL,
-        train=TrainOptions(epochs=3, batch_size=8),
-        optim=OptimOptions(lr=1e-3, warmup=2),
-        workers=0,
-        logs=str(tmp_path / "logs"),
-        name="run",
-        device="cpu",
-        log_every=1,
-        shards=ShardOptions(shuffle=6),
+    return settings_of(
+        {
+            "train_data": str(folder / "shards"),
+            "model": "toy",
+            "pretrained": str(folder / "clip.safetensors"),
+            "mapper_option": SMALL,
+            "epochs": 3,
+            "batch_size": 8,
+            "lr": 1e-3,
+            "warmup": 2,
+            "workers": 0,
+            "logs": str(tmp_path / "logs"),
+            "name": "run",
+            "device": "cpu",
+            "log_every": 1,
+            "shuffle": 6,
+        }
     )
 
 
@@ -106,8 +109,8 @@ def signal_at(monkeypatch, step: int, number: int) -> None:
     ("data", "number"), [("shards", signal.SIGINT), ("pairs.tsv", signal.SIGTERM), ("shards", signal.SIGUSR1)]
 )
 def test_a_signal_saves_and_resuming_gives_the_same_bits(settings, folder, monkeypatch, capsys, data, number):
-    settings = dataclasses.replace(settings, train_data=str(folder / data))
-    whole = train(dataclasses.replace(settings, name="whole"))
+    settings = with_values(settings, train_data=str(folder / data))
+    whole = train(with_values(settings, name="whole"))
     with monkeypatch.context() as patch:
         signal_at(patch, 5, number)
         assert train(settings) is None
@@ -118,7 +121,7 @@ def test_a_signal_saves_and_resuming_gives_the_same_bits(settings, folder, monke
     assert content(run)["training"]["step"] == 6
     with open(run / "metrics.jsonl", "a") as file:  # as if it had gone on a little before it was killed
         file.write('{"step": 7, "loss": 0.0}\n{"step": 8, "lo')
-    assert train(dataclasses.replace(settings, resume="auto")) == run
+    assert train(with_values(settings, resume="auto")) == run
     assert same_training(run, whole)
     assert logged(run, "loss") == logged(whole, "loss")
     assert [step for step, _ in logged(run, "loss")] == list(range(1, 13))
@@ -126,12 +129,12 @@ def test_a_signal_saves_and_resuming_gives_the_same_bits(settings, folder, monke
 
 def test_after_kill_9_resuming_gives_the_same_bits(settings, folder, tmp_path):
     """The run that is killed is a process of its own, saves at every step, and reads with a worker."""
-    command = [sys.executable, str(REPOSITORY / "src" / "main.py"), "--train-data", settings.train_data]
-    command += ["--model", "toy", "--pretrained", settings.pretrained, "--epochs", "12", "--batch-size", "8"]
+    command = [sys.executable, str(REPOSITORY / "src" / "main.py"), "--train-data", settings.data.train_data]
+    command += ["--model", "toy", "--pretrained", settings.model.pretrained, "--epochs", "12", "--batch-size", "8"]
     command += ["--lr", "1e-3", "--wd", "0.1", "--warmup", "2", "--workers", "1", "--device", "cpu", "--shuffle", "6"]
-    command += ["--save-minutes", "0", "--log-every", "1", "--logs", settings.logs, "--name", "run"]
+    command += ["--save-minutes", "0", "--log-every", "1", "--logs", settings.folder.logs, "--name", "run"]
     command += [word for name, value in SMALL.items() for word in ("--mapper-option", f"{name}={value}")]
-    run = Path(settings.logs) / "run"
+    run = Path(settings.folder.logs) / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as process:
         metrics, deadline = run / "metrics.jsonl", time.monotonic() + 120
@@ -140,9 +143,9 @@ def test_after_kill_9_resuming_gives_the_same_bits(settings, folder, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
     step = content(run)["training"]["step"]
     assert 6 <= step < 48
-    long = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=12))
-    train(dataclasses.replace(long, resume=str(run)))
-    whole = train(dataclasses.replace(long, name="whole"))
+    long = with_values(settings, epochs=12)
+    train(with_values(long, resume=str(run)))
+    whole = train(with_values(long, name="whole"))
     assert same_training(run, whole)
 
 
@@ -150,16 +153,16 @@ def test_two_processes_give_the_update_of_one_though_one_of_them_has_only_broken
     """In the second batch the second process has nothing left, in the third none has."""
     samples = [sample(n) for n in range(12)] + [ten_faults(1)[0]] * 12 + [ten_faults(n)[0] for n in range(24)]
     write_shard(tmp_path / "broken" / "0.tar", samples)
-    settings = dataclasses.replace(
+    settings = with_values(
         settings,
         train_data=str(tmp_path / "broken"),
-        train=dataclasses.replace(settings.train, epochs=1, max_broken=1.0),
-        mapper_options=SMALL | {"dropout": 0.0},
-        shards=ShardOptions(shuffle=1),
+        epochs=1,
+        max_broken=1.0,
+        mapper_option=SMALL | {"dropout": 0.0},
+        shuffle=1,
     )
-    one = train(dataclasses.replace(settings, name="one"))
-    half = dataclasses.replace(settings.train, batch_size=4)
-    two = launch(train, 2, dataclasses.replace(settings, name="two", train=half))
+    one = train(with_values(settings, name="one"))
+    two = launch(train, 2, with_values(settings, name="two", batch_size=4))
     assert two == one.parent / "two"
     a, b = content(one), content(two)
     assert a["training"]["broken"] == b["training"]["broken"]
@@ -173,14 +176,13 @@ def test_two_processes_give_the_update_of_one_though_one_of_them_has_only_broken
 
 def test_a_global_batch_of_broken_pairs_changes_nothing(settings, tmp_path):
     write_shard(tmp_path / "b" / "0.tar", [{**sample(n), "jpg": b""} for n in range(16)])
-    loose = dataclasses.replace(settings.train, epochs=1, max_broken=1.0, accumulate=2)
-    settings = dataclasses.replace(settings, train_data=str(tmp_path / "b"), train=loose)
+    settings = with_values(settings, train_data=str(tmp_path / "b"), epochs=1, max_broken=1.0, accumulate=2)
     run = train(settings)
     assert content(run)["step"] == 2
     assert content(run)["training"]["optimizer"]["state"] == {}
     assert logged(run, "loss") == []
     assert logged(run, "broken_pairs") == [(2, 16)]
-    strict = dataclasses.replace(settings, name="strict", train=dataclasses.replace(loose, max_broken=0.1))
+    strict = with_values(settings, name="strict", max_broken=0.1)
     with pytest.raises(UserError, match=r"16 of 16 training pairs were broken.*not an image that can be decoded: 16"):
         train(strict)
 
@@ -194,28 +196,28 @@ def test_a_thousand_corrupted_samples_of_ten_kinds(settings, tmp_path):
     faulty = [ten_faults(number)[0] for number in range(10)] * 100
     for shard in range(10):
         write_shard(tmp_path / "f" / f"{shard}.tar", faulty[shard * 100 : (shard + 1) * 100] + [sample(shard)] * 2)
-    loose = TrainOptions(epochs=1, batch_size=60, max_broken=0.99)
-    run = train(dataclasses.replace(settings, train_data=str(tmp_path / "f"), train=loose, shards=ShardOptions()))
+    loose = {"epochs": 1, "batch_size": 60, "max_broken": 0.99, "shuffle": 8192}
+    run = train(with_values(settings, train_data=str(tmp_path / "f"), **loose))
     assert content(run)["training"]["broken"] == {kind: count for kind, count in counts.items() if kind}
     assert len(logged(run, "loss")) == 17
 
 
 def test_other_data_batches_or_epochs_than_the_resumed_run_are_refused(settings, folder):
     run = train(settings)
-    resume = dataclasses.replace(settings, resume=str(run))
+    resume = with_values(settings, resume=str(run))
     for change, name in (
         ({"train_data": str(folder / "pairs.tsv")}, "order"),
-        ({"shards": ShardOptions(shuffle=7)}, "order"),
-        ({"train": dataclasses.replace(settings.train, batch_size=4)}, "global_batch"),
-        ({"train": dataclasses.replace(settings.train, epochs=4)}, "total_steps"),
-        ({"mapper": "pic2word", "mapper_options": {}}, "give the same mapper"),
+        ({"shuffle": 7}, "order"),
+        ({"batch_size": 4}, "global_batch"),
+        ({"epochs": 4}, "total_steps"),
+        ({"mapper": "pic2word", "mapper_option": {}}, "give the same mapper"),
     ):
         with pytest.raises(UserError, match=name):
-            train(dataclasses.replace(resume, **change))
+            train(with_values(resume, **change))
 
 
 def test_a_run_is_not_overwritten_but_one_without_checkpoint_begins_anew(settings):
-    run = Path(settings.logs) / "run"
+    run = Path(settings.folder.logs) / "run"
     run.mkdir(parents=True)
     with pytest.raises(UserError, match="exists already"):
         train(settings)
@@ -235,8 +237,11 @@ def test_validation_and_benchmarks_are_logged(settings, folder, monkeypatch):
     found = types.SimpleNamespace(metrics={"dress": {"composed": {"R@10": 1.0}}, "mean": {"composed": {"R@10": 2.0}}})
     monkeypatch.setattr(periodic_evaluation, "BENCHMARKS", {"fashion": Toy})
     monkeypatch.setattr(periodic_evaluation, "evaluate", lambda benchmark, clip, mappers: found)
-    options = EvaluationOptions(2, ("fashion",), "data")
-    run = train(dataclasses.replace(settings, val_data=str(folder / "pairs.tsv"), evaluation=options))
+    run = train(
+        with_values(
+            settings, val_data=str(folder / "pairs.tsv"), evaluate_every=2, evaluate=("fashion",), data_root="data"
+        )
+    )
     assert logged(run, "fashion/R@10") == [(8, 2.0)]
     assert [step for step, _ in logged(run, "validation_loss")] == [4, 8, 12]
     with pytest.raises(UserError, match="--evaluate cir: unknown"):
@@ -245,10 +250,8 @@ def test_validation_and_benchmarks_are_logged(settings, folder, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["amp", "bf16"])
 def test_lower_precision_on_the_cpu_is_close(settings, precision):
-    once = dataclasses.replace(settings.train, epochs=1)
-    exact = train(dataclasses.replace(settings, train=once))
-    low = dataclasses.replace(once, precision=precision, accumulate=2)
-    rounded = train(dataclasses.replace(settings, name="low", train=low, mapper_options=SMALL))
+    exact = train(with_values(settings, epochs=1))
+    rounded = train(with_values(settings, epochs=1, name="low", precision=precision, accumulate=2))
     first = [logged(run, "loss")[0][1] for run in (exact, rounded)]
     assert first[1] == pytest.approx(first[0], abs=0.1)
     assert first[1] != first[0]
@@ -257,14 +260,14 @@ def test_lower_precision_on_the_cpu_is_close(settings, precision):
 def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(settings, monkeypatch):
     monkeypatch.setattr(Trainer, "step", lambda self, batch: torch.tensor(float("nan")))
     with pytest.raises(UserError, match="the loss is nan"):
-        train(dataclasses.replace(settings, save_minutes=0.0))
-    assert not list(Path(settings.logs).glob("*/checkpoints/*"))
+        train(with_values(settings, save_minutes=0.0))
+    assert not list(Path(settings.folder.logs).glob("*/checkpoints/*"))
 
 
 @pytest.mark.slow
 def test_compiled_is_close(settings):
-    once = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=1))
-    plain = train(dataclasses.replace(once, mapper_options=SMALL | {"dropout": 0.0}))
-    compiled = train(dataclasses.replace(once, mapper_options=SMALL | {"dropout": 0.0}, name="c", compiled=True))
+    once = with_values(settings, epochs=1)
+    plain = train(with_values(once, mapper_option=SMALL | {"dropout": 0.0}))
+    compiled = train(with_values(once, mapper_option=SMALL | {"dropout": 0.0}, name="c", compile=True))
     for (_, a), (_, b) in zip(logged(plain, "loss"), logged(compiled, "loss"), strict=True):
         assert b == pytest.approx(a, abs=1e-4)

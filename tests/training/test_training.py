@@ -14,9 +14,9 @@ from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.clip_weights import clip_from_openai_state
 from context_i2w.model.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, mark_placeholders
-from context_i2w.training.losses import contrastive_loss
-from context_i2w.training.optimiser import OptimOptions
-from context_i2w.training.trainer import TRAINING_TEXTS, Trainer, TrainOptions
+from context_i2w.training.objective import contrastive_loss, read_condition, see, targets
+from context_i2w.training.options import TRAINING_TEXTS, OptimOptions, TrainOptions
+from context_i2w.training.trainer import Trainer
 
 
 class FixedSource:
@@ -41,7 +41,7 @@ def gradient_norms(mapper) -> dict[str, float]:
 
 def test_step_equals_the_published_one(golden_clip, golden_mapper, golden_batch, golden_step):
     trainer = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), TrainOptions(), OptimOptions())
-    loss = trainer._backward(golden_batch)
+    loss = trainer.backward(golden_batch)
     assert abs(float(loss) - float(golden_step["loss"])) < 1e-5
     norms = gradient_norms(golden_mapper)
     order = metadata("step_small")["grad_norm_order"]
@@ -135,8 +135,8 @@ def test_parts_with_dropout_are_composed_alike_in_both_passes(golden_clip):
     trainer = small_trainer(golden_clip, made_up_batches(golden_clip, 1, 6), dropout=0.5, accumulate=2)
     trainer.mapper.train()
     batch = trainer.source.all[0]
-    assert torch.equal(trainer._compose(batch, 1)[1], trainer._compose(batch, 1)[1])
-    assert not torch.equal(trainer._compose(batch, 0)[1], trainer._compose(batch, 1)[1])
+    assert torch.equal(trainer._compose_part(batch, 1)[1], trainer._compose_part(batch, 1)[1])
+    assert not torch.equal(trainer._compose_part(batch, 0)[1], trainer._compose_part(batch, 1)[1])
 
 
 def test_resuming_gives_the_losses_and_weights_of_an_uninterrupted_run(golden_clip):
@@ -204,14 +204,14 @@ def test_two_processes_give_the_update_of_one(golden_clip, golden_clip_state, tm
 
 
 def test_the_text_is_matched_to_the_target_where_the_view_differs(golden_clip, golden_mapper, golden_batch):
-    targets = golden_batch.images.flip(3) + 0.3
-    embeddings = golden_clip.encode_image(targets).embedding
+    others = golden_batch.images.flip(3) + 0.3
+    embeddings = golden_clip.encode_image(others).embedding
     image = golden_clip.encode_image(golden_batch.images)
     golden_mapper.eval()
     condition = golden_clip.encode_text(golden_batch.condition_ids)
     losses = []
     for batch in (
-        golden_batch._replace(targets=targets),
+        golden_batch._replace(targets=others),
         golden_batch._replace(target_embeddings=embeddings),
         Batch(golden_batch.condition_ids, None, image, condition, target_embeddings=embeddings),
     ):
@@ -219,12 +219,12 @@ def test_the_text_is_matched_to_the_target_where_the_view_differs(golden_clip, g
             trainer = Trainer(
                 golden_clip, golden_mapper, FixedSource([batch]), TrainOptions(accumulate=accumulate), OptimOptions()
             )
-            losses.append(float(trainer._backward(batch)))
-    text = golden_clip.compose(trainer.prompt_ids, golden_mapper(condition, image))
+            losses.append(float(trainer.backward(batch)))
+    text = golden_clip.compose(trainer.objective.prompt, golden_mapper(condition, image))
     wanted = float(contrastive_loss(embeddings, text, golden_clip.logit_scale).detach())
     assert losses == pytest.approx([wanted] * len(losses), abs=1e-5)
     published = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), TrainOptions(), OptimOptions())
-    assert abs(float(published._backward(golden_batch)) - wanted) > 1e-3
+    assert abs(float(published.backward(golden_batch)) - wanted) > 1e-3
 
 
 def test_an_epochs_loss_is_the_mean_of_its_steps(golden_clip, golden_mapper, golden_batch):
@@ -243,13 +243,13 @@ def test_a_training_text_changes_what_the_word_is_put_into_and_nothing_else(
     trainer = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), options, OptimOptions())
     put_into = []
     for trainer.state.step in (0, 1):
-        put_into.append(trainer._prompts(golden_batch.condition_ids))
+        put_into.append(trainer.objective.prompts(golden_batch.condition_ids, trainer.state.step))
     masked = (golden_batch.condition_ids == PLACEHOLDER_ID).any(dim=1)
     assert masked.any()
-    captions = torch.where(masked[:, None], golden_batch.condition_ids, trainer.prompt_ids)
-    published = trainer.prompt_ids
+    captions = torch.where(masked[:, None], golden_batch.condition_ids, trainer.objective.prompt)
+    published = trainer.objective.prompt
     wanted = {"published": [published] * 2, "caption": [captions] * 2, "mixed": [published, captions]}[text]
     assert all(torch.equal(*pair) for pair in zip(put_into, wanted, strict=True))
-    image, condition = trainer._features(golden_batch)
+    image, condition = see(golden_clip, golden_batch), read_condition(golden_clip, golden_batch)
     assert torch.equal(condition, golden_clip.encode_text(golden_batch.condition_ids))
-    assert torch.equal(trainer._targets(golden_batch, image), image.embedding)
+    assert torch.equal(targets(golden_clip, golden_batch, image), image.embedding)

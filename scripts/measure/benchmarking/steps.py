@@ -22,8 +22,9 @@ from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.flops import WAYS, TowerShape
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.prompts import Tokenizer, template
+from context_i2w.training.objective import TRAINING_PROMPT
 from context_i2w.training.optimiser import OptimOptions
-from context_i2w.training.trainer import TRAINING_PROMPT, Trainer, TrainOptions
+from context_i2w.training.trainer import Trainer, TrainOptions
 from published_way import plain_step, unfreeze
 
 # Twenty positions, start and end among them, with different first words.
@@ -84,7 +85,7 @@ class Step:
 
     def _ours(self, batch: Batch) -> Tensor:
         self.trainer.optimizer.zero_grad()
-        return self.trainer._backward(batch)
+        return self.trainer.backward(batch)
 
     def _cached(self) -> Batch:
         return self.cache[0, range(self.batch)]

@@ -4,25 +4,29 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from context_i2w.checkpoints.find import LAST
+from context_i2w.command_line import with_values
+from context_i2w.data.open import kept
 from context_i2w.errors import UserError
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.world import VERSION
-from context_i2w.training.options import parse, run_settings
-from context_i2w.training.run import RunSettings, train
-from context_i2w.training.run_folder import LAST, ended_before_its_first_checkpoint
-from context_i2w.training.toy_run import TOY_ROOT, toy_settings
+from context_i2w.training.options import RunSettings, parse_settings
+from context_i2w.training.run import train
+from context_i2w.training.run_folder import ended_before_its_first_checkpoint
+from context_i2w.training.toy_run import TOY_ROOT, is_on_toy_world, toy_settings
 
 FINISHED = "finished.json"
 SECONDS_TO_SAVE = 60  # for a worker that is told to stop
@@ -51,23 +55,58 @@ class Run:
 
 def run_of(options: Sequence[str], logs: Path) -> Run:
     """The run of these options; its folder is named by all settings that they lead to. Raises UserError."""
-    settings = asdict(settings_of(options))
-    if _on_toy_world(options):
-        settings["toy world"] = VERSION
-    for place in ("logs", "name", "resume", "device"):
-        del settings[place]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    identity = _identity(settings_from(options))
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Run(tuple(options), logs / digest[:12])
 
 
-def settings_of(options: Sequence[str]) -> RunSettings:
+def settings_from(options: Sequence[str]) -> RunSettings:
     """Settings of src/main.py with these options: on the toy world without --train-data."""
-    args = parse(options)
-    return toy_settings(args, TOY_ROOT) if _on_toy_world(options) else run_settings(args)
+    settings = parse_settings(options)
+    return toy_settings(settings) if is_on_toy_world(settings) else settings
 
 
-def _on_toy_world(options: Sequence[str]) -> bool:
-    return not parse(options).train_data
+def _identity(settings: RunSettings) -> dict[str, Any]:
+    """All that makes a run's numbers, in the form that has always named runs: new settings only where they differ."""
+    data, model, optim, folder = settings.data, settings.model, settings.optim, settings.folder
+    train = asdict(settings.train) | {"max_broken": data.max_broken, "precision": _precision(settings)}
+    new = {"steps": train.pop("steps"), "schedule": optim.schedule, "decay": optim.decay, "objective": model.objective}
+    new |= {"objective_options": dict(model.objective_options)}
+    usual = {"steps": None, "schedule": "cosine", "decay": "published", "objective": "contrastive"}
+    usual |= {"objective_options": {}}
+    optimiser = {k: v for k, v in asdict(optim).items() if k not in new}
+    identity = {
+        "train_data": data.train_data,
+        "val_data": data.val_data,
+        "columns": asdict(data.columns) | {"separator": data.columns.separator or "\t"},
+        "model": model.clip or "ViT-L-14",
+        "pretrained": model.weights,
+        "mapper": model.mapper,
+        "mapper_options": dict(model.mapper_options),
+        "train": train,
+        "optim": optimiser | {"multipliers": list(optim.multipliers.items())},
+        "feature_cache": data.feature_cache,
+        "cache": asdict(kept(data)),
+        "crop": True,
+        "view": asdict(data.view),
+        "batches": data.batches,
+        "workers": data.workers,
+        "compiled": settings.machine.compiled,
+        "log_every": folder.log_every,
+        "save_frequency": folder.save_frequency,
+        "save_minutes": folder.save_minutes,
+        "keep": 0,
+        "shards": asdict(data.shards),
+        "evaluation": asdict(settings.evaluation),
+        "wandb": folder.wandb,
+        **{key: value for key, value in new.items() if value != usual[key]},
+    }
+    return identity | ({"toy world": VERSION} if is_on_toy_world(settings) else {})
+
+
+def _precision(settings: RunSettings) -> str:
+    on_gpu = torch.cuda.is_available() and settings.machine.device != "cpu"
+    return settings.train.precision or ("amp" if on_gpu else "fp32")
 
 
 def train_all(runs: Iterable[Run], jobs: int) -> None:
@@ -78,7 +117,7 @@ def train_all(runs: Iterable[Run], jobs: int) -> None:
     todo = [run for run in dict.fromkeys(runs) if not run.is_finished]
     if not todo:
         return
-    if any(_on_toy_world(run.options) for run in todo):
+    if any(is_on_toy_world(settings_from(run.options)) for run in todo):
         make_toy_world(TOY_ROOT)
     context = multiprocessing.get_context("spawn")
     devices = context.Queue()
@@ -120,8 +159,8 @@ def _stop_with_parent() -> None:
 
 def _train(run: Run) -> None:
     resume = str(run.folder) if run.checkpoint.is_file() else None
-    settings = replace(
-        settings_of(run.options),
+    settings = with_values(
+        settings_from(run.options),
         logs=str(run.folder.parent),
         name=run.folder.name,
         resume=resume,
@@ -130,9 +169,8 @@ def _train(run: Run) -> None:
     )
     if run.folder.exists() and not resume and not ended_before_its_first_checkpoint(run.folder):
         raise UserError(f"{run.folder}: in the way of a run; move it away")
-    # The run's own command, for its config.json and its hint how to go on.
-    sys.argv = ["src/main.py", *run.options, "--logs", settings.logs, "--name", settings.name]
-    if train(settings) is None:
+    command = ["python", "src/main.py", *run.options, "--logs", settings.folder.logs, "--name", settings.folder.name]
+    if train(settings, shlex.join(command)) is None:
         raise UserError("stopped; the same command goes on from here")
     (run.folder / FINISHED).write_text(json.dumps(_effort(run.folder / "metrics.jsonl", settings)) + "\n")
 

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 
 from context_i2w.checkpoints.published import is_published, ours_from_published, parse_published, published_name
+from context_i2w.command_line import options_from
 from context_i2w.errors import UserError
 from context_i2w.model.clip import CLIPSizes, FrozenCLIP
 from context_i2w.model.clip_weights import State, clip_from_openai_state, load_clip, load_state, sizes_by_name
-from context_i2w.model.mappers import MAPPERS, Mapper
+from context_i2w.model.extensions import find_class
+from context_i2w.model.mappers import Mapper
+from context_i2w.model.options import MAPPERS
 
 FORMAT = "context-i2w/1"
 
@@ -39,7 +42,8 @@ class Checkpoint:
     path: Path
     file_hash: str  # SHA-256 of the file
     source: str  # "context-i2w" or "published"
-    mapper_name: str
+    mapper_name: str  # a short name of ours, or the path of a class of the user's own
+    mapper_class: type[Mapper]
     options: Any  # the mapper's own Options
     mapper_state: State
     clip: CLIPReference | None
@@ -66,7 +70,7 @@ class Checkpoint:
 
     def build_mapper(self, sizes: CLIPSizes) -> Mapper:
         """The mapper in evaluation mode. Raises UserError naming tensors and shapes if it does not fit the CLIP."""
-        mapper = MAPPERS[self.mapper_name](sizes, self.options)
+        mapper = self.mapper_class(sizes, self.options)
         state, shown = self.mapper_state, str
         if self.source == "published":
             state, shown = ours_from_published(state, list(mapper.state_dict())), published_name
@@ -88,9 +92,10 @@ class Checkpoint:
         return clip
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, trust_code: bool = False) -> Checkpoint:
     """Reads a checkpoint file of ours, of the published code or of Pic2Word.
 
+    trust_code: whether a mapper of somebody's own, which the file names by path, may be imported.
     Raises UserError if there is no such file, it does not load safely, or it is no checkpoint.
     """
     path = Path(path)
@@ -108,7 +113,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if content.get("format") != FORMAT:
         keys = ", ".join(map(str, list(content)[:6]))
         raise UserError(f"{path}: not a checkpoint of a mapper (it holds {keys}); train one with `python src/main.py`")
-    return _from_ours(path, content)
+    return _from_ours(path, content, trust_code)
 
 
 def pack_mapper(name: str, mapper: Mapper, clip: CLIPReference, step: int) -> dict[str, Any]:
@@ -144,23 +149,6 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def options_from(mapper_name: str, values: Mapping[str, Any], origin: str) -> Any:
-    """The mapper's Options from a plain mapping. Raises UserError for an unknown mapper or option, and for a
-    combination that the mapper refuses.
-    """
-    if mapper_name not in MAPPERS:
-        raise UserError(f"{origin}: unknown mapper {mapper_name!r}; known are {', '.join(MAPPERS)}")
-    options = MAPPERS[mapper_name].Options
-    unknown = values.keys() - options.__dataclass_fields__.keys()
-    if unknown:
-        known = ", ".join(options.__dataclass_fields__)
-        raise UserError(f"{origin}: {mapper_name} has no option {', '.join(sorted(unknown))}; it has {known}")
-    try:
-        return options(**values)
-    except ValueError as error:
-        raise UserError(f"{origin}: {error}") from None
-
-
 def _from_published(path: Path, content: dict) -> Checkpoint:
     file = parse_published(content, str(path))
     return Checkpoint(
@@ -168,6 +156,7 @@ def _from_published(path: Path, content: dict) -> Checkpoint:
         file_hash=hash_file(path),
         source="published",
         mapper_name=file.mapper_name,
+        mapper_class=find_class(file.mapper_name, MAPPERS, "mapper"),
         options=file.options,
         mapper_state=file.mapper_state,
         clip=None,
@@ -177,14 +166,16 @@ def _from_published(path: Path, content: dict) -> Checkpoint:
     )
 
 
-def _from_ours(path: Path, content: dict) -> Checkpoint:
+def _from_ours(path: Path, content: dict, trust_code: bool) -> Checkpoint:
     mapper = content["mapper"]
+    kind = find_class(mapper["name"], MAPPERS, "mapper", trust_code, path.parent)
     return Checkpoint(
         path=path,
         file_hash=hash_file(path),
         source="context-i2w",
         mapper_name=mapper["name"],
-        options=options_from(mapper["name"], mapper["options"], str(path)),
+        mapper_class=kind,
+        options=options_from(kind.Options, mapper["options"], str(path)),
         mapper_state=mapper["state"],
         clip=CLIPReference(**content["clip"]),
         clip_state=None,

@@ -8,36 +8,54 @@ from context_i2w.checkpoints.files import Checkpoint, read_checkpoint
 from context_i2w.checkpoints.shared import WEIGHTS, from_pretrained, is_pretrained_folder
 from context_i2w.errors import UserError
 from context_i2w.model.clip_weights import TOY_FOLDER
-from context_i2w.training.run_folder import LAST
 
+LAST = "last.pt"  # of a run: logs/RUN/checkpoints/last.pt
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?<!\.pt)")
 
 
-def find_checkpoint(source: str | os.PathLike) -> Checkpoint:
+def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Checkpoint:
     """A checkpoint file, a training run's folder, one of `save_pretrained`, or the hub's "owner/name".
 
-    Read, not yet built. Raises UserError if it is nothing of the kind.
+    Read, not yet built. trust_code: whether a mapper of somebody's own, named by path, may be imported.
+    Raises UserError if it is nothing of the kind.
     """
     path = Path(source)
     if path.is_file():
-        return read_checkpoint(path)
+        return read_checkpoint(path, trust_code)
     if is_pretrained_folder(path) or (not path.is_dir() and _HUB_NAME.fullmatch(str(source))):
-        return from_pretrained(source)
+        return from_pretrained(source, trust_code=trust_code)
     if not path.is_dir():
         return read_checkpoint(path)  # says that there is no such file
     last = path / "checkpoints" / LAST
     if last.is_file():
-        return read_checkpoint(last)
+        return read_checkpoint(last, trust_code)
     if path.resolve() == TOY_FOLDER and shipped_checkpoints():
         return find_checkpoint(shipped_checkpoints()[0])
     files = sorted(path.glob("*.pt"))
     if len(files) != 1:
         what = f"has {len(files)} checkpoints (*.pt), name one of them" if files else "holds no checkpoint"
         raise UserError(f"{path}: {what}; a training run's folder or one of save_pretrained is expected")
-    return read_checkpoint(files[0])
+    return read_checkpoint(files[0], trust_code)
 
 
 def shipped_checkpoints() -> list[Path]:
     """The toy world's mappers that come with the repository, Context-I2W first."""
     folders = [path.parent for path in TOY_FOLDER.rglob(WEIGHTS)]
     return sorted([*folders, *TOY_FOLDER.glob("*.pt")], key=lambda path: ("context" not in path.name, path.name))
+
+
+def newest_checkpoint(logs: Path) -> Path | None:
+    """The last checkpoint of the run that was written to most recently, if there is any."""
+    found = [path for path in logs.glob(f"*/checkpoints/{LAST}") if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def checkpoint_to_resume(resume: str, logs: Path) -> Path:
+    """The file meant by `--resume PATH|auto`; PATH may be a run's folder. Raises UserError if there is none."""
+    if resume == "auto":
+        path = newest_checkpoint(logs)
+        if path is None:
+            raise UserError(f"--resume auto: no run with a checkpoint under {logs}/; start one without --resume")
+        return path
+    path = Path(resume)
+    return path / "checkpoints" / LAST if path.is_dir() else path

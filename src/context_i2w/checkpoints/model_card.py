@@ -2,14 +2,12 @@
 
 from typing import Any
 
+from context_i2w.model.mappers import Mapper
+
 BASE_MODELS = {
     ("ViT-L-14", "openai"): "openai/clip-vit-large-patch14",
     ("ViT-B-32", "openai"): "openai/clip-vit-base-patch32",
     ("ViT-B-16", "openai"): "openai/clip-vit-base-patch16",
-}
-PAPERS = {
-    "context-i2w": ("Context-I2W", "https://arxiv.org/abs/2309.16137"),
-    "pic2word": ("Pic2Word", "https://arxiv.org/abs/2302.03084"),
 }
 TEXT = """\
 ---
@@ -23,7 +21,7 @@ tags:
 
 # {title}
 
-A [{method}]({paper}) mapping network for composed image retrieval.
+A {method} mapping network for composed image retrieval.
 It turns a reference image{context} into one pseudo-word token,
 which CLIP's text tower reads in place of a word. {parameters:,} parameters, trained for {steps} steps.
 
@@ -51,17 +49,16 @@ It shows that the code works and knows nothing of photographs.
 """
 
 
-def model_card(config: dict[str, Any], parameters: int, source: str) -> str:
+def model_card(config: dict[str, Any], mapper: type[Mapper], parameters: int, source: str) -> str:
     """Markdown with the hub's front matter, from config.json's content. source: what Retriever.load is given."""
-    mapper, clip = config["mapper"], config["clip"]
-    method, paper = PAPERS[mapper["name"]]
+    clip = config["clip"]
+    title = getattr(mapper, "title", mapper.__name__)
     base = BASE_MODELS.get((clip["model"], clip["pretrained"]))
-    sees = mapper["name"] == "context-i2w" and mapper["options"].get("condition", True)
+    sees = mapper.uses_condition and config["mapper"]["options"].get("condition", True)
     return TEXT.format(
         base=f"base_model: {base}\n" if base else "",
-        title=f"{method} for {clip['model']}",
-        method=method,
-        paper=paper,
+        title=f"{title} for {clip['model']}",
+        method=f"[{title}]({mapper.paper})" if mapper.paper else title,
         context=" and the description that goes with it" if sees else "",
         parameters=parameters,
         steps="an unknown number of" if config["step"] is None else f"{config['step']:,}",

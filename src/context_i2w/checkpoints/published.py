@@ -7,7 +7,7 @@ from torch import Tensor
 
 from context_i2w.errors import UserError
 from context_i2w.model.clip_weights import HEAD_WIDTH, State, without_archive_scalars, without_module
-from context_i2w.model.mappers import ContextI2WOptions, Pic2WordOptions
+from context_i2w.model.options import ContextI2WOptions, Pic2WordOptions
 
 # Our parameter name -> the published one; the first pattern that fits counts.
 _NAMES = [

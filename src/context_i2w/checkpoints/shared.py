@@ -4,6 +4,7 @@ CLIP is not copied: config.json names it, with the SHA-256 of its weights.
 """
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import open_clip
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from context_i2w.checkpoints.files import FORMAT, Checkpoint, CLIPReference, hash_file, options_from
+from context_i2w.checkpoints.files import FORMAT, Checkpoint, CLIPReference, hash_file
 from context_i2w.checkpoints.model_card import model_card
+from context_i2w.command_line import options_from
 from context_i2w.errors import UserError
 from context_i2w.model.clip import CLIPSizes, FrozenCLIP
 from context_i2w.model.clip_weights import sizes_by_name
-from context_i2w.model.mappers import MAPPERS, Mapper
+from context_i2w.model.extensions import find_class, name_of, source_of
+from context_i2w.model.mappers import Mapper
+from context_i2w.model.options import MAPPERS
 
 WEIGHTS = "mapper.safetensors"
 CONFIG = "config.json"
@@ -37,10 +41,9 @@ def save_pretrained(
     Returns the folder. Raises UserError if the folder can't be written or the upload fails.
     """
     folder = Path(folder)
-    name = next(name for name, kind in MAPPERS.items() if type(mapper) is kind)
     config = {
         "format": FORMAT,
-        "mapper": {"name": name, "options": asdict(mapper.options)},
+        "mapper": {"name": name_of(type(mapper), MAPPERS), "options": asdict(mapper.options)},
         "clip": asdict(clip),
         "sizes": asdict(sizes),
         "step": step,
@@ -52,7 +55,10 @@ def save_pretrained(
         temporary.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it readable by its owner alone
         temporary.replace(folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (folder / CARD).write_text(model_card(config, sum(t.numel() for t in state.values()), push_to or folder.name))
+        if source := source_of(type(mapper)):
+            shutil.copyfile(source, folder / source.name)
+        parameters = sum(tensor.numel() for tensor in state.values())
+        (folder / CARD).write_text(model_card(config, type(mapper), parameters, push_to or folder.name))
     except OSError as error:
         raise UserError(f"{folder}: the mapper can't be written there ({error.strerror or error})") from None
     if push_to:
@@ -60,9 +66,10 @@ def save_pretrained(
     return folder
 
 
-def from_pretrained(source: str | Path, revision: str | None = None) -> Checkpoint:
+def from_pretrained(source: str | Path, revision: str | None = None, trust_code: bool = False) -> Checkpoint:
     """The mapper of a folder of `save_pretrained`, or of the hub's "owner/name" (fetched once, then cached).
 
+    trust_code: whether a mapper of somebody's own, whose code the folder holds or names, may be imported.
     Build it with `checkpoint.build_mapper(checkpoint.load_clip().sizes)`.
     Raises UserError if there is no such folder or repository, or its files are damaged.
     """
@@ -75,6 +82,7 @@ def from_pretrained(source: str | Path, revision: str | None = None) -> Checkpoi
         clip = CLIPReference(**config["clip"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / CONFIG}: lacks {error}; write it with save_pretrained") from None
+    kind = find_class(mapper_name, MAPPERS, "mapper", trust_code, folder)
     path = folder / WEIGHTS
     try:
         state = load_file(path)
@@ -85,7 +93,8 @@ def from_pretrained(source: str | Path, revision: str | None = None) -> Checkpoi
         file_hash=hash_file(path),
         source="context-i2w",
         mapper_name=mapper_name,
-        options=options_from(mapper_name, options, str(folder / CONFIG)),
+        mapper_class=kind,
+        options=options_from(kind.Options, options, str(folder / CONFIG)),
         mapper_state=state,
         clip=_beside(clip, folder),
         clip_state=None,
@@ -143,7 +152,7 @@ def _download(repo: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD])
+        found = snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD, "*.py"])
     except HFValidationError:
         raise UserError(f"{repo}: neither a folder nor a hub repository `owner/name`") from None
     except Exception as error:  # network, authorisation, absence: the hub client has an error class for each
@@ -159,7 +168,7 @@ def _upload(folder: Path, repo: str) -> None:
     try:
         api = HfApi()
         api.create_repo(repo, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=[WEIGHTS, CONFIG, CARD])
+        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=[WEIGHTS, CONFIG, CARD, "*.py"])
     except Exception as error:
         raise UserError(f"{repo}: upload failed: {_first_line(error)}; log in with `hf auth login`") from None
 

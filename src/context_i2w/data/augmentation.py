@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import adjust_hue, resized_crop, rgb_to_grayscale
 
+from context_i2w.command_line import OptionError, Options, option
 from context_i2w.data.broken import BrokenPair, image_kind
 from context_i2w.model.images import BrokenImage, ImageSource, Preparation, open_image
 
@@ -23,22 +24,28 @@ PUBLISHED_SCALE = (0.9, 1.0)  # share of the image's area that the random resize
 
 
 @dataclass(frozen=True)
-class ViewOptions:
+class ViewOptions(Options):
     """What the mapper sees of a training image, beyond the paper.
 
     By default the very image that the composed text is to match. Otherwise a view that lacks or contradicts a part of
     it, so that only the masked caption can tell that part.
     """
 
-    crop: float = 0.0  # smallest share of the image's area that is seen; 0: no crop of its own
-    colour: float = 0.0  # share of views whose hues are turned or that are grey
-    told: bool = False  # colours change only where the masked caption names one, so that what it leaves out is right
+    crop: float = option(
+        0.0, "the mapper sees a crop of at least this share of the image, while the text is to match the whole; 0: off",
+        flag="view-crop", metavar="SHARE", at_least=0, at_most=1,
+    )  # fmt: skip
+    colour: float = option(
+        0.0, "this share of images is shown to the mapper grey or with turned hues; 0: off",
+        flag="view-colour", metavar="SHARE", at_least=0, at_most=1,
+    )  # fmt: skip
+    # so that what the caption leaves out is right
+    told: bool = option(False, "--view-colour only where the caption names a colour", flag="view-told")
 
     def __post_init__(self):
-        if not (0 <= self.crop <= 1 and 0 <= self.colour <= 1):
-            raise ValueError(f"a view's crop {self.crop:g} and colour {self.colour:g} are shares from 0 to 1")
+        super().__post_init__()
         if self.told and not self.colour:
-            raise ValueError("--view-told says where colours change; give --view-colour SHARE too")
+            raise OptionError("told", self.told, "it says where colours change; give --view-colour SHARE too")
 
     @property
     def differs(self) -> bool:

@@ -25,21 +25,13 @@ from torch.utils.data import Dataset
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.batches import make_loader
 from context_i2w.data.broken import BrokenPair, check_caption
+from context_i2w.data.options import CacheOptions
 from context_i2w.data.pairs import Batch, ImagePairs
 from context_i2w.data.record_store import VALID, RecordStore, read_key
 from context_i2w.model.clip import CLIPSizes, FrozenCLIP, ImageFeatures
 from context_i2w.model.prompts import mark_placeholders
 
 TOKEN_TYPES = {"fp16": np.float16, "int8": np.int8}
-
-
-@dataclass(frozen=True)
-class CacheOptions:
-    """How features are kept."""
-
-    tokens: bool = True  # False: embeddings only, for mappers that read no tokens
-    precision: str = "fp16"  # of the tokens: "fp16" or "int8"
-    crops: int = 0  # 0: the whole image as at evaluation; K: K random crops or views, one for each epoch in turn
 
 
 @dataclass(frozen=True)

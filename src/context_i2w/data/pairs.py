@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.broken import BrokenPair, check_caption
+from context_i2w.data.options import ListColumns
 from context_i2w.data.packed_strings import Strings
 from context_i2w.errors import UserError
 from context_i2w.model.clip import ImageFeatures
@@ -23,16 +24,6 @@ from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer, mark_placeholders
 
 Order = Callable[[np.random.Generator], np.ndarray]
-
-
-@dataclass(frozen=True)
-class ListColumns:
-    """Names of the list's columns, and what stands between them."""
-
-    image: str = "filepath"
-    caption: str = "title"
-    masked: str = "masked_title"
-    separator: str = "\t"
 
 
 @dataclass(frozen=True)
@@ -68,10 +59,10 @@ class Batch(NamedTuple):
         return len(self.condition_ids)
 
 
-def check_list_exists(path: Path) -> None:
-    """Raises UserError if there is no such list."""
+def check_list_exists(path: Path, option: str = "list") -> None:
+    """Raises UserError, under the option's name, if there is no such list."""
     if not path.is_file():
-        raise UserError(f"--train-data {path}: no such list; docs/training.md tells how to make it")
+        raise UserError(f"{option} {path}: no such list; docs/training.md tells how to make it")
 
 
 def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> PairList:
@@ -82,7 +73,9 @@ def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> Pair
     path, columns = Path(path), columns or ListColumns()
     check_list_exists(path)
     try:
-        table = pd.read_csv(path, sep=columns.separator, dtype=str, keep_default_na=False, encoding_errors="replace")
+        table = pd.read_csv(
+            path, sep=columns.separator or "\t", dtype=str, keep_default_na=False, encoding_errors="replace"
+        )
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{path}: not a list with columns and rows ({str(error).strip()})") from error
     wanted = (columns.image, columns.caption, columns.masked)

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.batches import make_loader
 from context_i2w.data.broken import BrokenPair, check_caption
+from context_i2w.data.options import ShardOptions
 from context_i2w.data.pairs import Batch, make_batch
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, read_samples, shard_sizes
 from context_i2w.data.shard_plan import Piece, ShardPlan
@@ -27,14 +27,6 @@ from context_i2w.errors import UserError
 from context_i2w.model.prompts import Tokenizer
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "image", "img")
-
-
-@dataclass(frozen=True)
-class ShardOptions:
-    """How shards are read."""
-
-    samples: int | None = None  # of all shards, where no sizes.json or _stats.json tells
-    shuffle: int = 8192  # samples shuffled among themselves, held encoded in memory, over all processes
 
 
 class ShardSource:

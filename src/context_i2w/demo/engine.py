@@ -23,7 +23,6 @@ from context_i2w.search.query import IMAGE_ALONE, Query, parse_query
 from context_i2w.search.retriever import Retriever
 
 BASELINES = {"image": "image only", "text": "text only", "image+text": "image + text"}
-TITLES = {"context-i2w": "Context-I2W", "pic2word": "Pic2Word"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def by_title(retrievers: Sequence[Retriever], names: Sequence[str]) -> dict[str,
 
 
 def _kind(retriever: Retriever) -> str:
-    title = TITLES.get(retriever.mapper_name, retriever.mapper_name)
+    title = getattr(retriever.mapper, "title", retriever.mapper_name)
     return (
         f"{title} without context"
         if isinstance(retriever.mapper, ContextI2W) and not retriever.mapper.uses_condition

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from context_i2w.checkpoints.find import shipped_checkpoints
+from context_i2w.checkpoints.find import newest_checkpoint, shipped_checkpoints
 from context_i2w.demo.engine import Engine, Look, by_title
 from context_i2w.demo.gallery import render
 from context_i2w.demo.gallery_images import find_images, is_benchmark
@@ -18,7 +18,6 @@ from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.search.files import Files
 from context_i2w.search.index import Index
 from context_i2w.search.retriever import Retriever
-from context_i2w.training.run_folder import newest_checkpoint
 
 PROMPTS = ["a sketch of [*]", "a photo of [*] on a beach", "with a dog"]
 TOY_PROMPTS = ["a photo of [*] at night", "is blue", "with a car"]

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from context_i2w.checkpoints.files import Checkpoint
-from context_i2w.checkpoints.find import find_checkpoint, shipped_checkpoints
+from context_i2w.checkpoints.find import checkpoint_to_resume, find_checkpoint, newest_checkpoint, shipped_checkpoints
 from context_i2w.checkpoints.shared import WEIGHTS
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.model.mappers import Mapper
-from context_i2w.training.run_folder import checkpoint_to_resume, newest_checkpoint
 
 LOGS = Path("logs")
 DATA_ROOT = Path("data")

@@ -6,13 +6,14 @@ Names in comments are the paper's: Intent View Selector and Visual Target Extrac
 """
 
 import itertools
-from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from context_i2w.model.clip import CLIPSizes, ImageFeatures
+from context_i2w.model.options import ContextI2WOptions, Pic2WordOptions
 
 LAYER_NORM_EPS = 1e-5
 
@@ -20,11 +21,21 @@ LAYER_NORM_EPS = 1e-5
 class Mapper(nn.Module):
     """What training, evaluation and the demo ask of a mapper.
 
-    A mapper of your own: subclass this, give it an `Options` dataclass, add a line to MAPPERS.
+    One of your own: subclass this in a file of yours, give it an `Options` dataclass, and name it on the command line,
+    `--mapper my_file.py:MyMapper` (docs/extending.md). `options` are the Options that it was made with.
     """
 
+    name: ClassVar[str]  # on the command line and in checkpoints
+    title: ClassVar[str]
+    paper: ClassVar[str] = ""  # address
+    Options: ClassVar[type]
     uses_tokens = True  # False: `image.tokens` is not read, and need not be kept or cached
     uses_condition = True  # False: `condition` is not read, and may be None
+    options: Any
+
+    def __init__(self, sizes: CLIPSizes, options: Any = None):
+        super().__init__()
+        self.options = options or self.Options()
 
     def forward(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
         """Pseudo-word tokens [B, T] from the condition [B, E] (a text embedding, not normalised) and image features."""
@@ -154,37 +165,15 @@ class WordMLP(nn.Module):
         return self.output(x)
 
 
-@dataclass(frozen=True)
-class ContextI2WOptions:
-    """Sizes and ablations of Context-I2W; the defaults are the paper's."""
-
-    queries: int = 4
-    depth: int = 6
-    heads: int = 8
-    head_width: int = 64
-    feed_forward: int = 4  # times the vision width
-    hidden: int = 512
-    head_layers: int = 2
-    dropout: float = 0.1
-    gate: float = 0.0  # start of the local branch's gate
-    condition: bool = True  # False: a constant condition, so that the description is not seen ("no context")
-    rotation: bool = True  # False: the Intent View Selector only scales the tokens
-    local_branch: bool = True  # False: no Visual Target Extractor, the class token alone
-    global_branch: bool = True  # False: the Visual Target Extractor alone, without a gate
-
-    def __post_init__(self):
-        if not (self.local_branch or self.global_branch):
-            raise ValueError("local_branch and global_branch are both False: nothing is left to make a word of")
-
-
 class ContextI2W(Mapper):
     """The paper's mapper: pseudo-word = global(z_class) + tanh(gate) · local(extractor(z_patches))."""
 
+    name, title, paper = "context-i2w", "Context-I2W", "https://arxiv.org/abs/2309.16137"
     Options = ContextI2WOptions
 
     def __init__(self, sizes: CLIPSizes, options: ContextI2WOptions | None = None):
-        super().__init__()
-        self.options = options = options or self.Options()
+        super().__init__(sizes, options)
+        options = self.options
         self.uses_condition = options.condition
         width = sizes.vision_width
         self.selector = IntentViewSelector(width, sizes.embed_dim, options.rotation)
@@ -225,32 +214,18 @@ class ContextI2W(Mapper):
         return self.selector(condition, image.tokens)
 
 
-@dataclass(frozen=True)
-class Pic2WordOptions:
-    """Sizes of Pic2Word; the defaults are its paper's."""
-
-    hidden: int = 512
-    head_layers: int = 2
-    dropout: float = 0.1
-
-
 class Pic2Word(Mapper):
     """The baseline (arXiv 2302.03084): pseudo-word = MLP(image embedding); the description is not seen."""
 
+    name, title, paper = "pic2word", "Pic2Word", "https://arxiv.org/abs/2302.03084"
     Options = Pic2WordOptions
     uses_tokens = False
     uses_condition = False
 
     def __init__(self, sizes: CLIPSizes, options: Pic2WordOptions | None = None):
-        super().__init__()
-        self.options = options = options or self.Options()
+        super().__init__(sizes, options)
+        options = self.options
         self.mlp = WordMLP(sizes.embed_dim, sizes.text_width, options.hidden, options.head_layers, options.dropout)
 
     def forward(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
         return self.mlp(image.embedding)
-
-
-MAPPERS: dict[str, type[Mapper]] = {
-    "context-i2w": ContextI2W,
-    "pic2word": Pic2Word,
-}

@@ -24,8 +24,10 @@ from context_i2w.checkpoints.shared import clip_reference, save_pretrained
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions, precision_of
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
+from context_i2w.model.extensions import name_of
 from context_i2w.model.images import BrokenImage
-from context_i2w.model.mappers import MAPPERS, Mapper
+from context_i2w.model.mappers import Mapper
+from context_i2w.model.options import MAPPERS
 from context_i2w.model.prompts import Tokenizer
 from context_i2w.search.files import Files, files_of_folder
 from context_i2w.search.index import Index
@@ -44,7 +46,7 @@ class Retriever:
         """origin: the checkpoint that both come from."""
         self.clip = clip
         self.mapper = mapper.eval()
-        self.mapper_name = next((name for name, kind in MAPPERS.items() if type(mapper) is kind), type(mapper).__name__)
+        self.mapper_name = name_of(type(mapper), MAPPERS)
         self.tokenizer = Tokenizer(clip.sizes.context_length)
         self.preparation = PicturePreparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
         self._origin = origin
@@ -56,24 +58,26 @@ class Retriever:
         model: str | None = None,
         pretrained: str | None = None,
         device: str | torch.device | None = None,
+        trust_code: bool = False,
     ) -> Retriever:
         """From a folder of `save_pretrained`, the hub's "owner/name", a training run's folder or a checkpoint file.
 
         Files of the published Context-I2W and Pic2Word code load too. model, pretrained: another CLIP than the
-        checkpoint names, e.g. a local weights file. device: a GPU if there is one.
+        checkpoint names, e.g. a local weights file. device: a GPU if there is one. trust_code: whether a mapper of
+        somebody's own, which the checkpoint names by path, may be imported.
         Raises UserError, in one line, for whatever is missing or does not fit.
         """
-        checkpoint = find_checkpoint(source)
+        checkpoint = find_checkpoint(source, trust_code)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         clip = checkpoint.load_clip(model, pretrained, device)
         return cls(clip, checkpoint.build_mapper(clip.sizes).to(device), checkpoint)
 
-    def beside(self, source: str | os.PathLike) -> Retriever:
+    def beside(self, source: str | os.PathLike, trust_code: bool = False) -> Retriever:
         """Another mapper, from whatever `load` takes, with this CLIP: both then search the same index.
 
         Raises UserError if it belongs to another CLIP.
         """
-        checkpoint = find_checkpoint(source)
+        checkpoint = find_checkpoint(source, trust_code)
         if checkpoint.clip_state is None and checkpoint.clip and checkpoint.clip.weights_hash:
             its_hash = checkpoint.clip.weights_hash
         else:

@@ -1,27 +1,13 @@
 """AdamW's parameter groups and the learning-rate schedule, as published."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from context_i2w.checkpoints.published import published_name
 from context_i2w.errors import UserError
-
-
-@dataclass(frozen=True)
-class OptimOptions:
-    """Options of the optimiser; the defaults are the paper's recipe."""
-
-    lr: float = 1e-5
-    weight_decay: float = 0.1
-    warmup: int = 10_000  # steps
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
-    # (beginning of parameters' names, factor on their learning rate); the last one that fits counts
-    multipliers: tuple[tuple[str, float], ...] = ()
+from context_i2w.training.options import OptimOptions
 
 
 def decays(name: str) -> bool:
@@ -33,20 +19,23 @@ def decays(name: str) -> bool:
     return not any(part in published_name(name) for part in ("bn", "ln", "bias", "logit_scale"))
 
 
-def make_optimizer(mapper: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
-    """AdamW over the mapper's trainable parameters, in two groups: without and with weight decay.
+def make_optimizer(mapper: nn.Module, options: OptimOptions, objective: nn.Module | None = None) -> torch.optim.AdamW:
+    """AdamW over what mapper and objective learn, in two groups: without and with weight decay.
 
     Parameters with a multiplier form groups of their own after these. Raises UserError for a multiplier that no
     parameter's name begins with.
     """
     named = [(name, p) for name, p in mapper.named_parameters() if p.requires_grad]
-    for prefix, _ in options.multipliers:
+    if objective is not None:
+        named += [(f"objective.{name}", p) for name, p in objective.named_parameters() if p.requires_grad]
+    for prefix in options.multipliers:
         if not any(name.startswith(prefix) for name, _ in named):
             known = ", ".join(dict.fromkeys(name.split(".")[0] for name, _ in named))
             raise UserError(f"--lr-multiplier {prefix}: no parameter's name begins so; they begin with {known}")
     members: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, False): [], (1.0, True): []}
     for name, parameter in named:
-        members.setdefault((_multiplier(name, options), decays(name)), []).append(parameter)
+        decayed = options.decay == "all" or decays(name)
+        members.setdefault((_multiplier(name, options), decayed), []).append(parameter)
     groups = [
         {"params": parameters, "weight_decay": options.weight_decay if decayed else 0.0, "multiplier": multiplier}
         for (multiplier, decayed), parameters in members.items()
@@ -56,10 +45,12 @@ def make_optimizer(mapper: nn.Module, options: OptimOptions) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=options.lr, betas=betas, eps=options.eps, fused=on_gpu or None)
 
 
-def learning_rate(step: int, base: float, warmup: int, total: int) -> float:
+def learning_rate(step: int, base: float, warmup: int, total: int, schedule: str = "cosine") -> float:
     """Rate at `step`, counted from 0 over the whole run: linear warm-up, then half a cosine down to 0 at `total`."""
     if step < warmup:
         return base * (step + 1) / warmup
+    if schedule == "constant":
+        return base
     progress = (step - warmup) / max(total - warmup, 1)
     return 0.5 * base * (1 + math.cos(math.pi * min(progress, 1.0)))
 
@@ -70,4 +61,4 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def _multiplier(name: str, options: OptimOptions) -> float:
-    return next((factor for prefix, factor in reversed(options.multipliers) if name.startswith(prefix)), 1.0)
+    return next((factor for prefix, factor in reversed(options.multipliers.items()) if name.startswith(prefix)), 1.0)

@@ -1,222 +1,245 @@
-"""The command line of src/main.py, made into RunSettings: recipes for the toy world and for Conceptual Captions."""
+"""The settings of a training run: options of src/main.py, recipes, and where they come from.
 
-import argparse
-import ast
-from collections.abc import Sequence
+Imports nothing that takes time: `--help` reads it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from context_i2w.command_line import Parser
-from context_i2w.data.augmentation import ViewOptions
-from context_i2w.data.feature_cache import CacheOptions
-from context_i2w.data.pairs import ListColumns
-from context_i2w.data.shards import ShardOptions
+from context_i2w.command_line import (
+    OptionError,
+    Options,
+    build,
+    describe,
+    flat,
+    nested,
+    option,
+    options_from,
+    parse,
+    read_config,
+)
+from context_i2w.data.options import DataOptions
 from context_i2w.errors import UserError
-from context_i2w.model.mappers import MAPPERS
-from context_i2w.training.optimiser import OptimOptions
-from context_i2w.training.periodic_evaluation import EvaluationOptions
-from context_i2w.training.run import RunSettings
-from context_i2w.training.train_data import BATCHES
-from context_i2w.training.trainer import PRECISIONS, TRAINING_TEXTS, TrainOptions
+from context_i2w.model.extensions import find_class
+from context_i2w.model.options import MAPPER_OPTIONS, MAPPERS
 
-# The recipe without --train-data, chosen on the toy world's dev tasks (README, "The toy world").
+OBJECTIVES = {
+    "contrastive": "context_i2w.training.objective:Contrastive",
+    "sigmoid": "context_i2w.training.sigmoid:Sigmoid",
+}
+TRAINING_TEXTS = ("published", "caption", "mixed")
+PRECISIONS = ("fp32", "amp", "bf16")
+GLOBAL_BATCHES = {"contrastive": 1024, "sigmoid": 1024}  # of the recipes, over all processes
+CONFIG = "config.json"  # of a run
+
+# What the toy world changes, chosen on its dev tasks (README, "The toy world").
 TOY_RECIPE = {"lr": 1e-3, "wd": 0.1, "warmup": 50, "epochs": 8, "batch_size": 256, "workers": 0}
-# The paper's, for Conceptual Captions on 8 GPUs.
-PAPER_RECIPE = {"lr": 1e-5, "wd": 0.1, "warmup": 10_000, "epochs": 30, "batch_size": 128, "workers": 4}
-VIEWS_KEPT = 4  # of each image in the feature cache, where the mapper sees another view than the target's
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(
+@dataclass(frozen=True)
+class NoOptions(Options):
+    """Of an objective that has none."""
+
+
+@dataclass(frozen=True)
+class TrainOptions(Options):
+    """Options of the loop; the defaults are the paper's recipe where it gives one."""
+
+    epochs: int = option(30, "passes over the data", at_least=1)
+    steps: int | None = option(None, "end after so many steps, in place of --epochs", at_least=1)
+    batch_size: int = option(128, "pairs in a batch of each process", at_least=1)
+    accumulate: int = option(1, "parts of a batch, to save memory; the update stays the same", metavar="K", at_least=1)
+    # "amp" is float16 with a gradient scaler on a GPU, bfloat16 on the CPU
+    precision: str | None = option(None, "amp on a GPU, fp32 on the CPU if left out", choices=PRECISIONS)
+    training_text: str = option(
+        "published", "what the pseudo-word is put into: the prompt, the masked caption, both in turn",
+        choices=TRAINING_TEXTS,
+    )  # fmt: skip
+    seed: int = option(0, "of weights, data order, crops and dropout", at_least=0, at_most=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class OptimOptions(Options):
+    """Options of AdamW and its schedule; the defaults are the paper's recipe."""
+
+    lr: float = option(1e-5, "peak learning rate", above=0)
+    weight_decay: float = option(0.1, "weight decay", flag="wd", at_least=0)
+    warmup: int = option(10_000, "steps of linear warm-up", at_least=0)
+    schedule: str = option("cosine", "of the learning rate after the warm-up", choices=("cosine", "constant"))
+    decay: str = option("published", "what weight decay is for", choices=("published", "all"))
+    beta1: float = option(0.9, "AdamW's first beta", at_least=0, at_most=1)
+    beta2: float = option(0.98, "AdamW's second beta", at_least=0, at_most=1)
+    eps: float = option(1e-6, "AdamW's epsilon", above=0)
+    multipliers: Mapping[str, float] = option(
+        {}, "on the learning rate of the parameters whose names begin so, as gate=10; repeatable", flag="lr-multiplier"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, factor in self.multipliers.items():
+            if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < float("inf"):
+                raise UserError(f"--lr-multiplier {name}={factor}: a factor is expected, for instance gate=10")
+
+
+@dataclass(frozen=True)
+class ModelOptions(Options):
+    """Which CLIP, which mapper, which objective."""
+
+    clip: str | None = option(None, "CLIP by open_clip's name, ViT-L/14 if left out", flag="model", metavar="NAME")
+    pretrained: str | None = option(None, "CLIP's weights; openai if left out", metavar="TAG|FILE")
+    openai_pretrained: bool = option(False, "the same as --pretrained openai")
+    mapper: str = option(
+        "context-i2w", f"the mapping network: {', '.join(MAPPERS)}, or your own, my_file.py:MyMapper", metavar="NAME"
+    )
+    mapper_options: Mapping[str, Any] = option({}, "an option of the mapper; repeatable", flag="mapper-option")
+    objective: str = option(
+        "contrastive", f"what it is trained for: {', '.join(OBJECTIVES)}, or your own, my_file.py:MyObjective",
+        metavar="NAME",
+    )  # fmt: skip
+    objective_options: Mapping[str, Any] = option({}, "an option of the objective; repeatable", flag="objective-option")
+    trust_code: bool = option(False, "import the mapper or objective that the resumed checkpoint names by path")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.openai_pretrained and self.pretrained not in (None, "openai"):
+            raise UserError("--openai-pretrained and --pretrained exclude each other; leave one out")
+        for kind, known in (("mapper", MAPPERS), ("objective", OBJECTIVES)):
+            if (name := getattr(self, kind)) not in known and ":" not in name:
+                raise OptionError(kind, name, f"unknown; known are {', '.join(known)}, or your own, my_file.py:MyClass")
+        if self.mapper in MAPPER_OPTIONS:  # others are seen when their class is imported
+            options_from(MAPPER_OPTIONS[self.mapper], self.mapper_options, f"--mapper-option: {self.mapper}")
+
+    @property
+    def weights(self) -> str:
+        return self.pretrained or "openai"
+
+
+@dataclass(frozen=True)
+class MachineOptions(Options):
+    """What it runs on."""
+
+    device: str | None = option(None, "cpu, cuda, cuda:1; every visible GPU if left out")
+    processes: int | None = option(
+        None, "processes on this machine; one for each GPU if left out", at_least=1, at_most=1024
+    )
+    compiled: bool = option(False, "torch.compile the mapper", flag="compile")
+
+
+@dataclass(frozen=True)
+class FolderOptions(Options):
+    """The run's folder: where it is, what is written there and when."""
+
+    logs: str = option("logs", "where run folders are made", also=("--runs-dir",), metavar="DIR")
+    name: str | None = option(None, "the run's folder; date, time and mapper if left out")
+    resume: str | None = option(
+        None, "go on from a checkpoint or run, with its settings; auto: the newest run", metavar="PATH|auto"
+    )
+    log_every: int = option(20, "steps between logged losses", metavar="STEPS", at_least=1)
+    save_frequency: int = option(1, "epochs between checkpoints", metavar="EPOCHS", at_least=1)
+    save_minutes: float = option(30.0, "save at least this often", metavar="MIN", at_least=0)
+    keep: int = option(3, "epoch checkpoints kept; 0: all", metavar="K", at_least=0)
+    wandb: str | None = option(None, "log to Weights & Biases too", metavar="PROJECT")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(Options):
+    """Which benchmarks are evaluated during training, each under its default protocol, and how often."""
+
+    every: int = option(0, "evaluate benchmarks; 0: never", flag="evaluate-every", metavar="EPOCHS", at_least=0)
+    tasks: tuple[str, ...] = option(
+        ("cirr", "fashion"), "benchmarks of --evaluate-every", flag="evaluate", metavar="TASKS", commas=True
+    )
+    data_root: str | None = option(None, "the benchmarks' data; data if left out", metavar="DIR")
+
+
+@dataclass(frozen=True)
+class RunSettings(Options):
+    """Everything that makes a run; its flat form is the run's config.json."""
+
+    data: DataOptions = nested(DataOptions, "data")
+    model: ModelOptions = nested(ModelOptions, "model")
+    train: TrainOptions = nested(TrainOptions, "recipe")
+    optim: OptimOptions = nested(OptimOptions, "recipe")
+    machine: MachineOptions = nested(MachineOptions, "machine")
+    folder: FolderOptions = nested(FolderOptions, "run")
+    evaluation: EvaluationOptions = nested(EvaluationOptions, "run")
+
+    @property
+    def recipe_batch(self) -> int:
+        """The recipe's global batch."""
+        if self.model.objective in GLOBAL_BATCHES:
+            return TOY_RECIPE["batch_size"] if self.model.clip == "toy" else GLOBAL_BATCHES[self.model.objective]
+        return self.train.batch_size
+
+
+def parse_settings(argv: Sequence[str] | None = None) -> RunSettings:
+    """Settings from flags, --config or a resumed run, recipes and defaults. One line and exit status 2 for an error."""
+    return parse(
+        RunSettings,
+        argv,
         prog="python src/main.py",
         description="Trains a mapping network for zero-shot composed image retrieval. Without --train-data it trains "
         "on the built-in toy world, evaluates the four tasks and writes a report.",
-    )
-    _data(parser.add_argument_group("data"))
-    _model(parser.add_argument_group("model"))
-    _recipe(parser.add_argument_group("recipe (defaults: the toy world's / the paper's)"))
-    _machine(parser.add_argument_group("machine"))
-    _run(parser.add_argument_group("run"))
-    args = parser.parse_args(argv)
-    if args.mapper not in MAPPERS:
-        parser.error(f"--mapper {args.mapper}: unknown; known are {', '.join(MAPPERS)}")
-    return args
-
-
-def run_settings(args: argparse.Namespace, **toy: Any) -> RunSettings:
-    """RunSettings of parsed arguments; `toy` overrides what the user left open, for the toy world."""
-    recipe = TOY_RECIPE if toy else PAPER_RECIPE
-    chosen = {name: value if (value := getattr(args, name)) is not None else recipe[name] for name in recipe}
-    view = _view(args)
-    crops = args.crops or (VIEWS_KEPT if view.differs else 0)
-    given = {name: value for name, value in toy.items() if getattr(args, name, None) is None}
-    return RunSettings(
-        train_data=given.get("train_data", args.train_data),
-        val_data=given.get("val_data", args.val_data),
-        columns=ListColumns(args.image_column, args.caption_column, args.masked_column, args.separator),
-        model=given.get("model", args.model or "ViT-L-14"),
-        pretrained=given.get("pretrained", args.pretrained or "openai"),
-        mapper=args.mapper,
-        mapper_options=_mapper_options(args),
-        train=TrainOptions(
-            epochs=chosen["epochs"],
-            batch_size=chosen["batch_size"],
-            accumulate=args.accumulate,
-            precision=args.precision or ("amp" if torch.cuda.is_available() and args.device != "cpu" else "fp32"),
-            training_text=args.training_text,
-            seed=args.seed,
-            max_broken=args.max_broken,
-        ),
-        optim=OptimOptions(
-            lr=chosen["lr"], weight_decay=chosen["wd"], warmup=chosen["warmup"], multipliers=_multipliers(args)
-        ),
-        feature_cache=given.get("feature_cache", args.feature_cache),
-        cache=CacheOptions(MAPPERS[args.mapper].uses_tokens, args.cache_precision, crops),
-        view=view,
-        batches=args.batches,
-        workers=chosen["workers"],
-        logs=args.logs,
-        name=args.name,
-        resume=args.resume,
-        device=args.device,
-        compiled=args.compile,
-        log_every=args.log_every,
-        save_frequency=args.save_frequency,
-        save_minutes=args.save_minutes,
-        keep=args.keep,
-        shards=ShardOptions(args.train_samples, args.shuffle),
-        evaluation=EvaluationOptions(args.evaluate_every, tuple(args.evaluate.split(",")), args.data_root),
-        wandb=args.wandb,
+        recipe=recipe,
+        shown={"toy world": TOY_RECIPE},
+        more_help=_help_of_mapper,
     )
 
 
-def _mapper_options(args: argparse.Namespace) -> dict[str, Any]:
-    options = {}
-    for pair in args.mapper_option:
-        name, equals, value = pair.partition("=")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            equals = ""
-        if not equals:
-            raise UserError(f"--mapper-option {pair}: write it as name=value, for instance queries=8")
-    return options
+def settings_of(values: Mapping[str, Any]) -> RunSettings:
+    """As `parse_settings`, from values by key. Raises UserError."""
+    return build(RunSettings, {**recipe(values), **values})
 
 
-def _view(args: argparse.Namespace) -> ViewOptions:
-    try:
-        return ViewOptions(args.view_crop, args.view_colour, args.view_told)
-    except ValueError as error:
-        raise UserError(f"--view options: {error}") from None
+def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that go with what was given: the resumed run's settings, or the objective's and the toy world's."""
+    resumed = _settings_of_run(given.get("resume"), given.get("logs", "logs"))
+    if resumed is not None:
+        _check_consent(resumed, given)
+        return resumed
+    name = given.get("objective", "contrastive")
+    values = {} if name == "contrastive" else dict(find_class(name, OBJECTIVES, "objective").recipe)
+    return values if given.get("train_data") else TOY_RECIPE | values
 
 
-def _multipliers(args: argparse.Namespace) -> tuple[tuple[str, float], ...]:
-    found = []
-    for pair in args.lr_multiplier:
-        name, _, factor = pair.partition("=")
-        try:
-            found.append((name, float(factor)))
-        except ValueError:
-            raise UserError(f"--lr-multiplier {pair}: write it as name=factor, for instance gate=10") from None
-    return tuple(found)
+def _settings_of_run(resume: str | None, logs: str) -> dict[str, Any] | None:
+    """The settings in a run's config.json, where its place, name and machine don't count; None if there are none."""
+    from context_i2w.checkpoints.find import checkpoint_to_resume  # takes time to import, and few resume
+
+    if not resume:
+        return None
+    config = checkpoint_to_resume(resume, Path(logs)).parent.parent / CONFIG
+    if not config.is_file():
+        return None
+    if "columns" in json.loads(config.read_text(encoding="utf-8")):  # of a run before settings had one flat form
+        return None
+    here = {"resume", "name", "logs", "device", "processes", "trust_code"}
+    return {key: value for key, value in read_config(config, RunSettings).items() if key not in here}
 
 
-def _data(group) -> None:
-    group.add_argument("--train-data", metavar="LIST|SHARDS", help="tab-separated list, or WebDataset shards")
-    group.add_argument("--val-data", metavar="LIST", help="held-out list, for a validation loss after each epoch")
-    group.add_argument("--image-column", default="filepath", metavar="NAME", help="column of the image files")
-    group.add_argument("--caption-column", default="title", metavar="NAME", help="column of the captions")
-    group.add_argument("--masked-column", default="masked_title", metavar="NAME", help="column of the masked captions")
-    group.add_argument("--separator", default="\t", metavar="CHAR", help="what stands between columns")
-    group.add_argument(
-        "--train-samples", type=int, metavar="N", help="in the shards, if no sizes.json or _stats.json tells"
-    )
-    group.add_argument("--shuffle", type=int, default=8192, metavar="N", help="samples of shards shuffled at a time")
-    group.add_argument("--max-broken", type=float, default=0.1, metavar="SHARE", help="broken pairs that stop the run")
-    group.add_argument("--feature-cache", metavar="DIR", help="keep CLIP's features here; later epochs read them")
-    group.add_argument("--cache-precision", choices=("fp16", "int8"), default="fp16", help="of cached image tokens")
-    group.add_argument(
-        "--crops", type=int, default=0, metavar="K", help="random crops (or views) cached per image; 0: whole image"
-    )
-    group.add_argument(
-        "--view-crop",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="the mapper sees a crop of at least this share of the image, while the text is to match the whole; 0: off",
-    )
-    group.add_argument(
-        "--view-colour",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="this share of images is shown to the mapper grey or with turned hues; 0: off",
-    )
-    group.add_argument("--view-told", action="store_true", help="--view-colour only where the caption names a colour")
+def _check_consent(resumed: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for kind in ("mapper", "objective"):
+        if ":" in resumed.get(kind, "") and given.get(kind) != resumed[kind] and not given.get("trust_code"):
+            raise UserError(
+                f"the resumed run's {kind} {resumed[kind]} is code of its own, which would be imported; if you trust "
+                f"it, give --trust-code, or name it with --{kind}"
+            )
 
 
-def _model(group) -> None:
-    group.add_argument("--model", metavar="NAME", help="CLIP by open_clip's name, ViT-L/14 if left out")
-    group.add_argument("--pretrained", metavar="TAG|FILE", help="CLIP's weights; openai if left out")
-    group.add_argument("--openai-pretrained", action="store_true", help="the same as --pretrained openai")
-    group.add_argument("--mapper", default="context-i2w", help=f"the mapping network: {', '.join(MAPPERS)}")
-    group.add_argument(
-        "--mapper-option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the mapper; repeatable",
-    )
+def _help_of_mapper(argv: Sequence[str]) -> str:
+    words = " ".join(argv).replace("--mapper=", "--mapper ").split()
+    names = [name for flag, name in itertools.pairwise(words) if flag == "--mapper"]
+    name = names[-1] if names else "context-i2w"
+    options = MAPPER_OPTIONS.get(name) or find_class(name, MAPPERS, "mapper").Options
+    return f"options of the mapper {name} (--mapper-option NAME=VALUE) and their defaults:\n{describe(options)}"
 
 
-def _recipe(group) -> None:
-    shown = {name: f"{TOY_RECIPE[name]:g} / {PAPER_RECIPE[name]:g}" for name in TOY_RECIPE}
-    group.add_argument("--epochs", type=int, help=shown["epochs"])
-    group.add_argument("--batch-size", type=int, help=f"of each process; {shown['batch_size']}")
-    group.add_argument("--lr", type=float, help=f"peak learning rate; {shown['lr']}")
-    group.add_argument("--wd", type=float, help=f"weight decay; {shown['wd']}")
-    group.add_argument("--warmup", type=int, help=f"steps; {shown['warmup']}")
-    group.add_argument(
-        "--lr-multiplier",
-        action="append",
-        default=[],
-        metavar="NAME=FACTOR",
-        help="on the learning rate of the parameters whose names begin so, as gate=10; repeatable",
-    )
-    group.add_argument("--accumulate", type=int, default=1, metavar="K", help="parts of a batch, to save memory")
-    group.add_argument(
-        "--training-text",
-        choices=TRAINING_TEXTS,
-        default="published",
-        help="what the pseudo-word is put into",
-    )
-    group.add_argument(
-        "--batches",
-        choices=BATCHES,
-        default="random",
-        help="similar: of groups of images that look alike to CLIP, by cached embeddings (random if left out)",
-    )
-    group.add_argument("--seed", type=int, default=0, help="of weights, data order, crops and dropout")
-
-
-def _machine(group) -> None:
-    group.add_argument("--device", help="cpu, cuda, cuda:1; every visible GPU if left out")
-    group.add_argument("--processes", type=int, help="processes on this machine; one for each GPU if left out")
-    group.add_argument("--workers", type=int, help="reading processes of each training process")
-    group.add_argument("--precision", choices=PRECISIONS, help="amp on a GPU, fp32 on the CPU if left out")
-    group.add_argument("--compile", action="store_true", help="torch.compile the mapper")
-
-
-def _run(group) -> None:
-    group.add_argument("--logs", default="logs", metavar="DIR", help="where run folders are made")
-    group.add_argument("--name", help="the run's folder; date, time and mapper if left out")
-    group.add_argument("--resume", metavar="PATH|auto", help="go on from a checkpoint or run; auto: the newest run")
-    group.add_argument("--log-every", type=int, default=20, metavar="STEPS", help="steps between logged losses")
-    group.add_argument("--save-frequency", type=int, default=1, metavar="EPOCHS", help="epochs between checkpoints")
-    group.add_argument("--save-minutes", type=float, default=30, metavar="MIN", help="save at least this often")
-    group.add_argument("--keep", type=int, default=0, metavar="K", help="epoch checkpoints kept; 0: all")
-    group.add_argument("--evaluate-every", type=int, default=0, metavar="EPOCHS", help="evaluate benchmarks; 0: never")
-    group.add_argument("--evaluate", default="cirr,fashion", metavar="TASKS", help="benchmarks of --evaluate-every")
-    group.add_argument("--data-root", metavar="DIR", help="the benchmarks' data; data if left out")
-    group.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too")
+def as_config(settings: RunSettings) -> dict[str, Any]:
+    """What config.json holds of the settings: a file for --config."""
+    return flat(settings)

@@ -1,24 +1,14 @@
 """Benchmarks evaluated while a mapper trains: a few numbers every N epochs."""
 
-from dataclasses import dataclass
-
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import evaluate
 from context_i2w.evaluation.setup import choose_data_root
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.mappers import Mapper
+from context_i2w.training.options import EvaluationOptions
 
 ROW = "composed"
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """Which benchmarks, each under its default protocol, and how often."""
-
-    every: int = 0  # epochs; 0: never
-    tasks: tuple[str, ...] = ("cirr", "fashion")
-    data_root: str | None = None  # None: as src/eval_retrieval.py chooses it
 
 
 class PeriodicEvaluation:

@@ -1,100 +1,59 @@
 """One training run from its settings: data, mapper, loop, folder. Runs in each process of the run."""
 
+from __future__ import annotations
+
 import math
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from context_i2w.checkpoints.files import (
-    Checkpoint,
-    CLIPReference,
-    options_from,
-    pack_mapper,
-    read_checkpoint,
-)
-from context_i2w.data.augmentation import ViewOptions
-from context_i2w.data.feature_cache import CacheOptions
-from context_i2w.data.pairs import ListColumns, check_list_exists
-from context_i2w.data.shard_files import is_shards
-from context_i2w.data.shards import ShardOptions
+from context_i2w.checkpoints.files import Checkpoint, CLIPReference, pack_mapper, read_checkpoint
+from context_i2w.checkpoints.find import checkpoint_to_resume
+from context_i2w.command_line import options_from, with_values
+from context_i2w.data.open import Reader, check_data, open_training, open_validation
 from context_i2w.distributed import Process, gather_objects, join, launch, leave, started_by_launcher
 from context_i2w.errors import UserError
+from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import load_clip
-from context_i2w.model.mappers import MAPPERS
-from context_i2w.training.optimiser import OptimOptions
-from context_i2w.training.periodic_evaluation import EvaluationOptions, PeriodicEvaluation
-from context_i2w.training.run_folder import (
-    RunFolder,
-    StopSignal,
-    checkpoint_to_resume,
-    ended_before_its_first_checkpoint,
-)
-from context_i2w.training.train_data import TrainData
-from context_i2w.training.trainer import Stopwatch, Trainer, TrainOptions
+from context_i2w.model.extensions import find_class
+from context_i2w.model.mappers import Mapper
+from context_i2w.model.options import MAPPERS
+from context_i2w.training.facts import about, announce
+from context_i2w.training.objective import Objective
+from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings, as_config
+from context_i2w.training.periodic_evaluation import PeriodicEvaluation
+from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
+from context_i2w.training.trainer import Stopwatch, Trainer
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """Everything that makes a run; written to its config.json."""
-
-    train_data: str
-    val_data: str | None = None
-    columns: ListColumns = field(default_factory=ListColumns)
-    model: str = "ViT-L-14"
-    pretrained: str | None = "openai"
-    mapper: str = "context-i2w"
-    mapper_options: Mapping[str, Any] = field(default_factory=dict)
-    train: TrainOptions = field(default_factory=TrainOptions)
-    optim: OptimOptions = field(default_factory=OptimOptions)
-    feature_cache: str | None = None
-    cache: CacheOptions = field(default_factory=CacheOptions)
-    crop: bool = True
-    view: ViewOptions = field(default_factory=ViewOptions)
-    batches: str = "random"
-    workers: int = 4
-    logs: str = "logs"
-    name: str | None = None
-    resume: str | None = None
-    device: str | None = None
-    compiled: bool = False
-    log_every: int = 20  # steps
-    save_frequency: int = 1  # epochs
-    save_minutes: float = 30.0
-    keep: int = 0  # epoch checkpoints; 0 keeps all
-    shards: ShardOptions = field(default_factory=ShardOptions)
-    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    wandb: str | None = None  # project
-
-
-def train_in_processes(settings: RunSettings, processes: int | None) -> Path | None:
-    """`train` in so many processes of this machine; None: one for each visible GPU, or just one.
+def train_in_processes(settings: RunSettings) -> Path | None:
+    """`train` in the settings' number of processes of this machine; left out: one for each visible GPU, or just one.
 
     A process that torchrun or SLURM's script started is one of several already and trains as such.
     """
-    if processes is None:
-        processes = torch.cuda.device_count() if settings.device is None else 1
+    machine = settings.machine
+    processes = machine.processes or (torch.cuda.device_count() if machine.device is None else 1)
     if processes > 1 and not started_by_launcher():
         return launch(train, processes, settings)
     return train(settings)
 
 
-def train(settings: RunSettings) -> Path | None:
+def train(settings: RunSettings, command: str | None = None) -> Path | None:
     """Trains and returns the run's folder, in every process; None if the run was stopped before its end.
 
+    command: what started it, for its config.json and the hint how to go on; the process's own if left out.
     Raises UserError for data, checkpoints or options that do not fit.
     """
-    process = join(settings.device)
+    process = join(settings.machine.device)
     try:
-        return _Run(settings, process).train()
+        return _Run(settings, process, command or shlex.join(["python", *sys.argv])).train()
     finally:
         leave()
 
@@ -102,27 +61,26 @@ def train(settings: RunSettings) -> Path | None:
 class _Run:
     """One process's part of a run."""
 
-    def __init__(self, settings: RunSettings, process: Process):
-        self.settings, self.process = settings, process
+    def __init__(self, settings: RunSettings, process: Process, command: str):
+        self.settings, self.process, self.command = settings, process, command
+        model, train = settings.model, settings.train
+        kinds = _classes(settings.model)
         resumed = self._read_resumed()
-        for data in filter(None, (settings.train_data, settings.val_data)):
-            if not is_shards(data):
-                check_list_exists(Path(data))  # before CLIP's weights are fetched
-        options = options_from(settings.mapper, settings.mapper_options, "--mapper-option")
-        self.clip = load_clip(settings.model, settings.pretrained, process.device)
-        self.reference = CLIPReference(settings.model, settings.pretrained, self.clip.weights_hash)
-        torch.manual_seed(settings.train.seed)
-        mapper = MAPPERS[settings.mapper](self.clip.sizes, options).to(process.device)
-        train = settings.train
-        data = TrainData(settings.columns, self.clip, train.batch_size, train.seed, process, settings.workers)
-        cache, view = settings.cache, settings.view
-        source = data.open(
-            settings.train_data, settings.crop, settings.feature_cache, cache, settings.shards, view, settings.batches
-        )
-        self.trainer = Trainer(self.clip, mapper, source, train, settings.optim, process, settings.compiled)
-        self.validation = None
-        if settings.val_data:
-            self.validation = data.open(settings.val_data, False, None, settings.cache, ShardOptions())
+        check_data(settings.data)  # before CLIP's weights are fetched
+        self.clip = load_clip(model.clip or "ViT-L-14", model.weights, process.device)
+        self.reference = CLIPReference(model.clip or "ViT-L-14", model.weights, self.clip.weights_hash)
+        torch.manual_seed(train.seed)
+        mapper, objective = _build(settings, *kinds, self.clip)
+        reader = Reader(self.clip, train.batch_size, train.seed, process)
+        data = replace(settings.data, cache=replace(settings.data.cache, tokens=_keeps_tokens(settings, mapper)))
+        source = open_training(data, reader)
+        if train.precision is None:
+            train = replace(train, precision="amp" if process.device.type == "cuda" else "fp32")
+        self.trainer = Trainer(
+            self.clip, mapper, source, train, settings.optim, process, settings.machine.compiled, objective,
+            settings.data.max_broken,
+        )  # fmt: skip
+        self.validation = open_validation(data, reader)
         self.evaluation = None
         if settings.evaluation.every and process.is_first:
             self.evaluation = PeriodicEvaluation(settings.evaluation, self.clip)
@@ -142,25 +100,25 @@ class _Run:
             def on_step(loss: Tensor | None) -> bool:
                 watch.add(trainer.global_batch)
                 bar.update()
-                if state.step % self.settings.log_every == 0 or state.step == trainer.total_steps:
+                if state.step % self.settings.folder.log_every == 0 or state.step == trainer.total_steps:
                     self._log(bar, loss, watch)
                 return self._look_around(stop, loss)
 
             trainer.run(on_step, self._after_epoch)
-        finished = state.epoch >= self.settings.train.epochs
         if self.folder:
-            if not finished:
-                path = self.folder.save(self._content())
+            if not trainer.finished:
+                path = self._save(None)
                 reason = f"stopped by {stop.received or 'another process'} at step {state.step}"
-                print(f"{reason}; go on with:\n  {_command(path)}", file=sys.stderr)
+                print(f"{reason}; go on with:\n  python src/main.py --resume {path}", file=sys.stderr)
             self.folder.close()
-        return self.path if finished else None
+        return self.path if trainer.finished else None
 
     def _read_resumed(self) -> Checkpoint | None:
-        settings = self.settings
-        if settings.resume is None:
+        folder = self.settings.folder
+        if folder.resume is None:
             return None
-        resumed = read_checkpoint(checkpoint_to_resume(settings.resume, Path(settings.logs)))
+        path = checkpoint_to_resume(folder.resume, Path(folder.logs))
+        resumed = read_checkpoint(path, self.settings.model.trust_code)
         if "training" not in resumed.content:
             raise UserError(
                 f"--resume {resumed.path}: holds no optimiser state of ours, so training can't go on from it"
@@ -168,7 +126,7 @@ class _Run:
         return resumed
 
     def _check_same(self, resumed: Checkpoint) -> None:
-        if resumed.mapper_name != self.settings.mapper or resumed.options != self.trainer.mapper.options:
+        if resumed.mapper_class is not type(self.trainer.mapper) or resumed.options != self.trainer.mapper.options:
             raise UserError(
                 f"--resume {resumed.path}: a {resumed.mapper_name} with {resumed.options}; give the same mapper"
             )
@@ -176,14 +134,17 @@ class _Run:
             raise UserError(f"--resume {resumed.path}: trained with another CLIP, {resumed.clip.model}")
 
     def _make_folder(self, resumed: Checkpoint | None) -> RunFolder:
-        settings = self.settings
-        path = Path(settings.logs) / (settings.name or f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.mapper}")
+        settings, trainer = self.settings, self.trainer
+        path = Path(settings.folder.logs) / (settings.folder.name or _new_name(settings.model.mapper))
         if resumed and resumed.path.parent.name == "checkpoints":
             path = resumed.path.parent.parent
         elif path.exists() and not ended_before_its_first_checkpoint(path):
             raise UserError(f"{path} exists already; choose another --name, or go on with --resume {path}")
-        config = asdict(settings) | {"command": _command(None), "torch": torch.__version__}
-        return RunFolder(path, config, resumed.step if resumed else None, settings.wandb)
+        facts = about(trainer, self.reference, settings)
+        announce(facts, settings, path)
+        settings = with_values(settings, resume=None, precision=trainer.options.precision)
+        config = as_config(settings) | {"command": self.command, "about": facts}
+        return RunFolder(path, config, resumed.step if resumed else None, settings.folder.wandb)
 
     def _bar(self, done: int) -> tqdm:
         hidden = {} if self.process.is_first else {"disable": True}  # not False: that would overrule TQDM_DISABLE
@@ -209,21 +170,34 @@ class _Run:
             )
         return value
 
+    def _save(self, epoch: int | None) -> Path:
+        """Saves if every weight is a finite number. Raises UserError if not; the checkpoints before stay."""
+        trainer = self.trainer
+        for name, weight in [*trainer.mapper.named_parameters(), *trainer.objective.named_parameters()]:
+            if not weight.isfinite().all():
+                raise UserError(
+                    f"{name} is no longer finite at step {trainer.state.step}, so nothing was saved; lower --lr, or "
+                    f"train with --precision bf16 or fp32; go on from the last checkpoint in {self.path}/checkpoints"
+                )
+        packed = pack_mapper(self.settings.model.mapper, trainer.mapper, self.reference, trainer.state.step)
+        content = packed | {"training": trainer.saved(), "objective": self.settings.model.objective}
+        return self.folder.save(content, epoch, self.settings.folder.keep)
+
     def _look_around(self, stop: StopSignal, loss: Tensor | None) -> bool:
         """Saves if it is time to; returns whether to stop. Processes do both at the same step: every tenth they ask."""
         if self.process.world > 1 and self.trainer.state.step % 10:
             return False
-        is_time = time.monotonic() - self.last_save > 60 * self.settings.save_minutes
+        is_time = time.monotonic() - self.last_save > 60 * self.settings.folder.save_minutes
         told = gather_objects((stop.received is not None, is_time))
         self.trainer.share_broken()
         if told[0][1]:  # by the first process's clock
             self.last_save = time.monotonic()
             if self.folder and (loss is None or self._checked(loss)):
-                self.folder.save(self._content())
+                self._save(None)
         return any(stopped for stopped, _ in told)
 
     def _after_epoch(self) -> None:
-        settings, state = self.settings, self.trainer.state
+        frequency, state = self.settings.folder.save_frequency, self.trainer.state
         scalars = {"epoch_loss": self.trainer.epoch_loss}
         if self.validation:
             scalars["validation_loss"] = self.trainer.validate(self.validation.epoch(0))
@@ -236,20 +210,30 @@ class _Run:
             reasons = ", ".join(f"{kind}: {count}" for kind, count in state.broken.most_common(8))
             tqdm.write(f"epoch {state.epoch}: {scalars['broken_pairs']} broken pairs so far ({reasons})", sys.stderr)
         self.folder.log(state.step, **scalars)
-        if state.epoch % settings.save_frequency == 0 or state.epoch == settings.train.epochs:
-            self.folder.save(self._content(), state.epoch, settings.keep)
+        if state.epoch % frequency == 0 or self.trainer.finished:
+            self._save(state.epoch)
             self.last_save = time.monotonic()
 
-    def _content(self) -> dict[str, Any]:
-        trainer = self.trainer
-        packed = pack_mapper(self.settings.mapper, trainer.mapper, self.reference, trainer.state.step)
-        return packed | {"training": trainer.saved()}
+
+def _classes(model: ModelOptions) -> tuple[type[Mapper], type[Objective]]:
+    return find_class(model.mapper, MAPPERS, "mapper"), find_class(model.objective, OBJECTIVES, "objective")
 
 
-def _command(resume: Path | None) -> str:
-    """The command of this run, to be given again."""
-    words = ["python", *sys.argv]
-    if resume is not None:
-        words = [w for i, w in enumerate(words) if w != "--resume" and words[i - 1] != "--resume"]
-        words = [w for w in words if not w.startswith("--resume=")] + ["--resume", str(resume)]
-    return shlex.join(words)
+def _build(
+    settings: RunSettings, mapper: type[Mapper], objective: type[Objective], clip: FrozenCLIP
+) -> tuple[Mapper, Objective]:
+    """Raises UserError for options that they do not have."""
+    model = settings.model
+    mapper_options = options_from(mapper.Options, model.mapper_options, f"--mapper-option: {model.mapper}")
+    found = options_from(objective.Options, model.objective_options, f"--objective-option: {model.objective}")
+    made = mapper(clip.sizes, mapper_options).to(clip.device)
+    return made, objective(clip, found, settings.train.training_text).to(clip.device)
+
+
+def _keeps_tokens(settings: RunSettings, mapper: Mapper) -> bool:
+    """In the feature cache. The toy world's is small, and all mappers share it."""
+    return mapper.uses_tokens or settings.model.clip == "toy"
+
+
+def _new_name(mapper: str) -> str:
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{mapper.rpartition(':')[2]}"

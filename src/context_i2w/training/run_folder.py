@@ -1,21 +1,22 @@
 """The folder of one training run: its configuration, scalars and checkpoints."""
 
+import fcntl
 import json
+import math
 import os
 import re
 import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from context_i2w.checkpoints.files import save_atomically
+from context_i2w.checkpoints.find import LAST
 from context_i2w.errors import UserError
-
-LAST = "last.pt"
-CONFIG = "config.json"
+from context_i2w.training.options import CONFIG
 
 
 class RunFolder:
@@ -26,6 +27,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.lock = _lock(path)
         self._forget_after(resumed_step or 0)
         if resumed_step is None:
             (path / CONFIG).write_text(json.dumps(config, indent=2, default=str) + "\n")
@@ -35,7 +37,8 @@ class RunFolder:
 
     def log(self, step: int, **scalars: float) -> None:
         """One line of metrics.jsonl and the same scalars for TensorBoard and, if asked for, Weights & Biases."""
-        self.metrics.write(json.dumps({"step": step, **scalars}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+        self.metrics.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         named = {name if "/" in name else f"train/{name}": value for name, value in scalars.items()}
         for name, value in named.items():
             self.writer.add_scalar(name, value, step)
@@ -58,6 +61,7 @@ class RunFolder:
     def close(self) -> None:
         self.metrics.close()
         self.writer.close()
+        self.lock.close()
         if self.tracker:
             self.tracker.finish()
 
@@ -114,26 +118,20 @@ class StopSignal:
         self.received = self.received or signal.Signals(number).name
 
 
+def _lock(path: Path) -> IO[str]:
+    """Held while the run goes on, released with the process. Raises UserError if another run holds it."""
+    lock = open(path / ".lock", "w")  # noqa: SIM115 (open for the whole run)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(f"{path}: another process is training there; wait for it, or give another --name") from None
+    return lock
+
+
 def ended_before_its_first_checkpoint(run: Path) -> bool:
     """Whether the folder holds a run with nothing to go on from, so that it may begin anew there."""
     return (run / CONFIG).is_file() and not (run / "checkpoints" / LAST).exists()
-
-
-def newest_checkpoint(logs: Path) -> Path | None:
-    """The last checkpoint of the run that was written to most recently, if there is any."""
-    found = [path for path in logs.glob(f"*/checkpoints/{LAST}") if path.is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def checkpoint_to_resume(resume: str, logs: Path) -> Path:
-    """The file meant by `--resume PATH|auto`; PATH may be a run's folder. Raises UserError if there is none."""
-    if resume == "auto":
-        path = newest_checkpoint(logs)
-        if path is None:
-            raise UserError(f"--resume auto: no run with a checkpoint under {logs}/; start one without --resume")
-        return path
-    path = Path(resume)
-    return path / "checkpoints" / LAST if path.is_dir() else path
 
 
 def _epoch(path: Path) -> int:

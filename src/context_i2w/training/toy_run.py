@@ -1,13 +1,13 @@
 """The default of src/main.py: train on the toy world, evaluate its four tasks, write a report with pictures."""
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.checkpoints.find import LAST
+from context_i2w.command_line import flat, with_values
 from context_i2w.evaluation.evaluate import Result, evaluate
 from context_i2w.evaluation.pictures import loss_curve, top_results
 from context_i2w.evaluation.report import as_json, markdown_table, protocol_line, write_json
@@ -15,9 +15,8 @@ from context_i2w.evaluation.setup import load_models
 from context_i2w.model.clip_weights import load_clip
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, VALIDATION_LIST
-from context_i2w.training.options import run_settings
-from context_i2w.training.run import RunSettings, train_in_processes
-from context_i2w.training.run_folder import LAST
+from context_i2w.training.options import RunSettings
+from context_i2w.training.run import train_in_processes
 
 TOY_ROOT = Path("data/toy")
 CC3M_COMMAND = "python src/main.py --train-data cc/Train_GCC-training_output.csv --model ViT-L/14 --openai-pretrained"
@@ -33,32 +32,37 @@ HONESTY = (
 )
 
 
-def train_and_report(args: argparse.Namespace) -> None:
+def is_on_toy_world(settings: RunSettings, world: Path = TOY_ROOT) -> bool:
+    return settings.data.train_data in (None, str(world / FOLDER / TRAINING_LIST))
+
+
+def train_and_report(settings: RunSettings) -> None:
     """Draws the world if it is not there, trains, evaluates, reports."""
     print(f"toy world: small drawn pictures and a tiny CLIP, to see the code work; for CC3M: {CC3M_COMMAND}")
     world = make_toy_world(TOY_ROOT)
-    settings = toy_settings(args, world)
-    folder = train_in_processes(settings, args.processes or 1)
+    device = settings.machine.device
+    folder = train_in_processes(with_values(toy_settings(settings, world), processes=settings.machine.processes or 1))
     if folder is None:
         sys.exit(130)
-    results = evaluate_tasks(folder, world / "test", args.device)
+    results = evaluate_tasks(folder, world / "test", device)
     print(write_report(folder, results))
     print(f"report: {folder / 'report.md'}")
 
 
-def toy_settings(args: argparse.Namespace, world: Path) -> RunSettings:
-    """Settings of a run on the toy world, where the command line leaves them open; features are cached in it."""
-    kind = [load_clip("toy").weights_hash[:8], args.cache_precision]
-    kind += [f"{args.crops}-crops"] if args.crops and not (args.view_crop or args.view_colour) else []
-    settings = run_settings(
-        args,
-        train_data=str(world / FOLDER / TRAINING_LIST),
-        val_data=str(world / FOLDER / VALIDATION_LIST),
-        model="toy",
-        pretrained="toy",
-        feature_cache=str(world / "-".join(["features", *kind])),
-    )
-    return replace(settings, cache=replace(settings.cache, tokens=True))  # small, and all mappers share it
+def toy_settings(settings: RunSettings, world: Path = TOY_ROOT) -> RunSettings:
+    """The settings with the toy world's data and CLIP where they leave them open; features are cached beside it."""
+    cache, view = settings.data.cache, settings.data.view
+    kind = [load_clip("toy").weights_hash[:8], cache.precision]
+    kind += [f"{cache.crops}-crops"] if cache.crops and not view.differs else []
+    toy = {
+        "train_data": str(world / FOLDER / TRAINING_LIST),
+        "val_data": str(world / FOLDER / VALIDATION_LIST),
+        "model": "toy",
+        "pretrained": "toy",
+        "feature_cache": str(world / "-".join(["features", *kind])),
+    }
+    given = flat(settings)
+    return with_values(settings, **{key: value for key, value in toy.items() if given[key] is None})
 
 
 def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> dict[str, Result]:

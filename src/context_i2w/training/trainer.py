@@ -1,4 +1,4 @@
-"""The training loop: one step of the contrastive objective, epochs, what is logged, saved and resumed."""
+"""Training: one update of a mapper under its objective, epochs, the place in the run that is saved and resumed."""
 
 import contextlib
 import time
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from context_i2w.data.batches import PairSource
 from context_i2w.data.pairs import Batch
@@ -16,27 +17,12 @@ from context_i2w.distributed import Process, gather_objects, gather_with_gradien
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.mappers import Mapper
-from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template
-from context_i2w.training.losses import contrastive_loss
-from context_i2w.training.optimiser import OptimOptions, learning_rate, make_optimizer, set_learning_rate
+from context_i2w.model.prompts import Tokenizer, template
+from context_i2w.training.objective import Contrastive, Objective
+from context_i2w.training.optimiser import learning_rate, make_optimizer, set_learning_rate
+from context_i2w.training.options import OptimOptions, TrainOptions
 
-TRAINING_PROMPT = "a photo of [*]"
-TRAINING_TEXTS = ("published", "caption", "mixed")
-PRECISIONS = ("fp32", "amp", "bf16")
 FEW_PAIRS = 1000  # the share of broken ones is judged from so many on, or at the end of an epoch
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of the loop; the defaults are the paper's recipe where it gives one."""
-
-    epochs: int = 30
-    batch_size: int = 128  # of each process
-    accumulate: int = 1  # parts that a process's batch is split into, to save memory; the update stays the same
-    precision: str = "fp32"  # "amp" is float16 with a gradient scaler on a GPU, bfloat16 on the CPU
-    training_text: str = "published"
-    seed: int = 0
-    max_broken: float = 0.1  # share of broken pairs that stops the run
 
 
 @dataclass
@@ -53,6 +39,18 @@ class TrainState:
     broken: Counter = field(default_factory=Counter)  # over all processes, up to the last `share_broken`
 
 
+class Composing(nn.Module):
+    """Mapper and objective as one module, so that whatever either of them learns is synchronised alike."""
+
+    def __init__(self, clip: FrozenCLIP, mapper: Mapper, objective: Objective, compiled: bool = False):
+        super().__init__()
+        self.mapper, self.objective = mapper, objective
+        self.frozen = (clip, torch.compile(mapper) if compiled else mapper)  # in a tuple: no parameters of this module
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        return self.objective(*self.frozen, batch, step)
+
+
 class Trainer:
     """One mapper in training: holds its optimiser and its place in the run."""
 
@@ -65,26 +63,38 @@ class Trainer:
         optim: OptimOptions,
         process: Process | None = None,
         compiled: bool = False,
+        objective: Objective | None = None,
+        max_broken: float = 0.1,
     ):
+        """objective: the published one if left out. max_broken: share of broken pairs that stops the run."""
         self.clip, self.mapper, self.source = clip, mapper, source
         self.options, self.optim, self.process = options, optim, process or Process()
-        self.state = TrainState()
+        objective = objective or Contrastive(clip, training_text=options.training_text)
+        self.objective = objective.to(self.process.device)
+        self.state, self.max_broken = TrainState(), max_broken
         self.newly_broken: Counter = Counter()  # of this process alone, not shared yet
         self.epoch_loss = 0.0  # mean over the last epoch's steps
-        self.optimizer = make_optimizer(mapper, optim)
-        self.total_steps = options.epochs * source.batches
-        self.forward: nn.Module = torch.compile(mapper) if compiled else mapper
+        self.optimizer = make_optimizer(mapper, optim, self.objective)
+        self.total_steps = options.steps or options.epochs * source.batches
+        self.epochs = -(-self.total_steps // source.batches)  # the last of them may end early
+        self.both = Composing(clip, mapper, self.objective, compiled)
+        self.composing: nn.Module = self.both
         if self.process.world > 1:
-            self.forward = nn.parallel.DistributedDataParallel(self.forward)
+            self.composing = nn.parallel.DistributedDataParallel(self.both, broadcast_buffers=False)
         on_gpu = self.process.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(self.process.device.type, enabled=options.precision == "amp" and on_gpu)
         low = torch.float16 if options.precision == "amp" and on_gpu else torch.bfloat16
-        self.autocast = lambda: torch.autocast(self.process.device.type, low, enabled=options.precision != "fp32")
-        self.prompt_ids = Tokenizer(clip.sizes.context_length)([template(TRAINING_PROMPT)])
+        self.autocast = lambda: torch.autocast(
+            self.process.device.type, low, enabled=options.precision not in (None, "fp32")
+        )
 
     @property
     def global_batch(self) -> int:
         return self.source.batch_size * self.process.world
+
+    @property
+    def finished(self) -> bool:
+        return self.state.epoch >= self.epochs
 
     def run(self, on_step: Callable[[Tensor | None], bool], on_epoch: Callable[[], None]) -> None:
         """Trains to the end of the last epoch, from wherever the state is.
@@ -92,18 +102,18 @@ class Trainer:
         on_step gets what `step` returns and returns True to stop; on_epoch is called after each epoch.
         Raises UserError if more pairs are broken than the options allow.
         """
-        self.mapper.train()
-        while self.state.epoch < self.options.epochs:
+        while not self.finished:
+            self.both.train()
             for batch in self.source.epoch(self.state.epoch, self.state.samples // self.global_batch):
-                loss = self.step(batch)
-                if on_step(loss):
+                if self.state.step == self.total_steps:
+                    break
+                if on_step(self.step(batch)):
                     return
             total, count = self.state.losses
             self.epoch_loss = float(total) / max(count, 1)
             self.state.epoch, self.state.samples, self.state.losses = self.state.epoch + 1, 0, (0.0, 0)
             self.share_broken(few=1)
             on_epoch()
-            self.mapper.train()
 
     def step(self, batch: Batch) -> Tensor | None:
         """One update from this process's part of the global batch; returns the global batch's loss.
@@ -113,9 +123,10 @@ class Trainer:
         """
         state = self.state
         self.newly_broken.update(kind for _, kind in batch.broken)
-        set_learning_rate(self.optimizer, learning_rate(state.step, self.optim.lr, self.optim.warmup, self.total_steps))
+        rate = learning_rate(state.step, self.optim.lr, self.optim.warmup, self.total_steps, self.optim.schedule)
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch)
+        loss = self.backward(batch)
         if loss is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -127,16 +138,13 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: Iterator[Batch]) -> float:
-        """Mean loss of the mapper in evaluation mode over held-out global batches (the published training text)."""
-        self.mapper.eval()
+        """Mean loss in evaluation mode over held-out global batches (the published training text)."""
+        self.both.eval()
         total = count = 0.0
         for batch in batches:
-            with self.autocast():
-                image, text = self._embeddings(batch, self.mapper, lambda ids: self.prompt_ids)
-            images, texts = gather_with_gradient(image), gather_with_gradient(text)
-            if len(images):
-                loss = contrastive_loss(images, texts, self.clip.logit_scale)
-                total, count = total + float(loss) * len(images), count + len(images)
+            targets, texts = map(gather_with_gradient, self.compose(batch, self.both))
+            if len(targets):
+                total, count = total + float(self.objective.loss(targets, texts)) * len(targets), count + len(targets)
         return total / max(count, 1)
 
     def share_broken(self, few: int = FEW_PAIRS) -> None:
@@ -148,10 +156,10 @@ class Trainer:
             self.state.broken.update(found)
         self.newly_broken = Counter()
         broken, seen = sum(self.state.broken.values()), self.state.step * self.global_batch
-        if seen >= few and broken / seen > self.options.max_broken:
+        if seen >= few and broken / seen > self.max_broken:
             reasons = ", ".join(f"{kind}: {count}" for kind, count in self.state.broken.most_common(3))
             raise UserError(
-                f"{broken} of {seen} training pairs were broken, more than --max-broken {self.options.max_broken} "
+                f"{broken} of {seen} training pairs were broken, more than --max-broken {self.max_broken:g} "
                 f"({reasons}); mend the data or raise the bound"
             )
 
@@ -168,6 +176,7 @@ class Trainer:
             "total_steps": self.total_steps,
             "seed": self.options.seed,
             "optimizer": self.optimizer.state_dict(),
+            "objective": self.objective.state_dict(),
             "scaler": self.scaler.state_dict(),
             "options": asdict(self.options),
             "optim": asdict(self.optim),
@@ -187,93 +196,68 @@ class Trainer:
                     "give the same data, --epochs, --seed, and --batch-size times processes"
                 )
         self.optimizer.load_state_dict(saved["optimizer"])
+        self.objective.load_state_dict(saved.get("objective", {}))  # older checkpoints: one without parameters
         self.scaler.load_state_dict(saved["scaler"])
         losses = saved.get("losses", (0.0, 0))  # older checkpoints have none
         self.state = TrainState(saved["step"], saved["epoch"], saved["samples"], losses, Counter(saved["broken"]))
 
-    def _backward(self, batch: Batch) -> Tensor | None:
+    def backward(self, batch: Batch) -> Tensor | None:
         """Gradients of the global loss; the batch goes through in `accumulate` parts. None if no pair is left.
 
-        The contrastive loss needs all features at once, so with several parts they are computed first without
+        A loss over the whole batch needs all features at once, so with several parts they are computed first without
         gradients, then the loss's gradient with respect to them is carried back part by part.
         """
         parts = _split(batch, self.options.accumulate)
         if len(parts) == 1:
-            image, text = self._compose(parts[0], 0)
-            return self._backward_of_loss(image, text)
+            return self._backward_of_loss(*self._compose_part(parts[0], 0))
         with torch.no_grad():
-            pairs = [self._compose(part, number) for number, part in enumerate(parts)]
-        image = torch.cat([i for i, _ in pairs])
+            pairs = [self._compose_part(part, number) for number, part in enumerate(parts)]
+        target = torch.cat([i for i, _ in pairs])
         text = torch.cat([t for _, t in pairs]).requires_grad_()
-        loss = self._backward_of_loss(image, text)
+        loss = self._backward_of_loss(target, text)
         for number, (part, gradient) in enumerate(zip(parts, text.grad.split([p.size for p in parts]), strict=True)):
             last = number == len(parts) - 1
             with self._no_sync(not last):
-                self._compose(part, number)[1].backward(gradient)
+                self._compose_part(part, number)[1].backward(gradient)
         return loss
 
-    def _backward_of_loss(self, image: Tensor, text: Tensor) -> Tensor | None:
-        images, texts = gather_with_gradient(image), gather_with_gradient(text)
-        if len(images) == 0:
+    def _backward_of_loss(self, target: Tensor, text: Tensor) -> Tensor | None:
+        targets, texts = gather_with_gradient(target), gather_with_gradient(text)
+        if len(targets) == 0:
             text.sum().backward()  # zeros; processes meet here, whether they have pairs or not
             return None
-        loss = contrastive_loss(images, texts, self.clip.logit_scale)
+        loss = functional_call(self.objective.loss, self._shared(), (targets, texts))
         self.scaler.scale(loss * self.process.world).backward()  # DDP averages over processes
         return loss.detach()
 
-    def _compose(self, batch: Batch, part: int) -> tuple[Tensor, Tensor]:
-        """Image embeddings and composed text features [B, E]; the same random numbers whenever it is called."""
+    def _shared(self) -> dict[str, Tensor]:
+        """The loss's parameters with 1/world of their gradient: every process computes all of the loss."""
+        world = self.process.world
+        named = self.objective.loss.named_parameters() if world > 1 else ()
+        return {name: p / world + (p - p / world).detach() for name, p in named}
+
+    def _compose_part(self, batch: Batch, part: int) -> tuple[Tensor, Tensor]:
+        """`compose` with the same random numbers whenever it is called in this step."""
         seed_step(self.options.seed, self.state.step, self.process.rank * self.options.accumulate + part)
+        return self.compose(batch, self.composing)
+
+    def compose(self, batch: Batch, composing: nn.Module) -> tuple[Tensor, Tensor]:
+        """What is to be matched and the composed texts [B, E] of this process's pairs."""
         with self.autocast():
-            return self._embeddings(batch, self.forward, self._prompts)
+            if batch.size:
+                return composing(batch, self.state.step)
+            target, text = composing(self._one_pair(), self.state.step)  # DDP wants a forward pass all the same
+        return target[:0], text[:0]
 
-    def _embeddings(
-        self, batch: Batch, mapper: Callable[..., Tensor], prompts: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        if batch.size == 0:  # DDP wants a forward pass all the same: of one pair, of which nothing is kept
-            size = self.clip.sizes.image_size
-            blank = Batch(self.prompt_ids, images=torch.zeros(1, 3, size, size))
-            target, text = self._embeddings(blank, mapper, prompts)
-            return target[:0], text[:0]
-        image, condition = self._features(batch)
-        text = self.clip.compose(prompts(batch.condition_ids), mapper(condition, image))
-        return self._targets(batch, image), text
-
-    def _features(self, batch: Batch) -> tuple[ImageFeatures, Tensor | None]:
-        device = self.process.device
-        if batch.features is not None:
-            embedding, tokens = batch.features
-            image = ImageFeatures(
-                embedding.to(device, non_blocking=True),
-                tokens.to(device, non_blocking=True).float() if tokens is not None else None,  # kept as float16
-            )
-        else:
-            image = self.clip.encode_image(batch.images)
-        if not self.mapper.uses_condition:
-            return image, None
-        if batch.condition is not None:
-            return image, batch.condition.to(device, non_blocking=True)
-        return image, self.clip.encode_text(batch.condition_ids)
-
-    def _targets(self, batch: Batch, image: ImageFeatures) -> Tensor:
-        """Embeddings [B, E] that the composed text is to match."""
-        if batch.target_embeddings is not None:
-            return batch.target_embeddings.to(self.process.device, non_blocking=True)
-        if batch.targets is not None:
-            return self.clip.encode_image(batch.targets).embedding
-        return image.embedding
-
-    def _prompts(self, masked_ids: Tensor) -> Tensor:
-        """Token ids that the pseudo-word is put into: the published prompt, or the masked caption itself."""
-        text = self.options.training_text
-        if text == "published" or (text == "mixed" and self.state.step % 2 == 0):
-            return self.prompt_ids
-        has_placeholder = (masked_ids == PLACEHOLDER_ID).any(dim=1, keepdim=True)
-        return torch.where(has_placeholder, masked_ids, self.prompt_ids)
+    def _one_pair(self) -> Batch:
+        """A pair of a blank image and the shortest prompt."""
+        size = self.clip.sizes.image_size
+        ids = Tokenizer(self.clip.sizes.context_length)([template("[*]")])
+        return Batch(ids, images=torch.zeros(1, 3, size, size))
 
     def _no_sync(self, skip: bool):
-        if skip and isinstance(self.forward, nn.parallel.DistributedDataParallel):
-            return self.forward.no_sync()
+        if skip and isinstance(self.composing, nn.parallel.DistributedDataParallel):
+            return self.composing.no_sync()
         return contextlib.nullcontext()
 
 

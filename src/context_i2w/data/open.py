@@ -1,0 +1,114 @@
+"""Opens whatever DataOptions name: a list, its cached features, or shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from context_i2w.data.augmentation import TrainPreparation, ViewOptions
+from context_i2w.data.batches import ListSource, PairSource
+from context_i2w.data.feature_cache import open_cache
+from context_i2w.data.options import VIEWS_KEPT, CacheOptions, DataOptions
+from context_i2w.data.pairs import ImagePairs, check_list_exists, read_pair_list
+from context_i2w.data.shard_files import is_shards
+from context_i2w.data.shards import ShardSource
+from context_i2w.data.similar_order import similar_order
+from context_i2w.distributed import Process, barrier
+from context_i2w.errors import UserError
+from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.images import Preparation
+from context_i2w.model.prompts import Tokenizer
+
+GROUPS = 8  # of images that look alike in a global batch of similar ones
+
+
+@dataclass(frozen=True)
+class Reader:
+    """For whom data are opened: a process of a run, its batches, its CLIP."""
+
+    clip: FrozenCLIP
+    batch_size: int
+    seed: int
+    process: Process
+
+    @property
+    def preparation(self) -> Preparation:
+        return Preparation(self.clip.sizes.image_size, self.clip.image_mean, self.clip.image_std)
+
+    @property
+    def context_length(self) -> int:
+        return self.clip.sizes.context_length
+
+
+def check_data(options: DataOptions) -> None:
+    """What can be seen without CLIP. Raises UserError for missing lists and for options that exclude each other."""
+    for option, data in (("--train-data", options.train_data), ("--val-data", options.val_data)):
+        if data and not is_shards(data):
+            check_list_exists(Path(data), option)
+    if options.batches != "random" and not options.feature_cache:
+        raise UserError("--batches similar goes by cached embeddings; give a list and --feature-cache DIR")
+    if options.feature_cache and is_shards(options.train_data):
+        raise UserError("--feature-cache works with a list, not with shards; leave it out or give the list")
+
+
+def open_training(options: DataOptions, reader: Reader) -> PairSource:
+    """The training pairs, augmented as published. Raises UserError if they can't be read."""
+    if options.feature_cache:
+        return _cached(options, reader)
+    return _open(options.train_data, options, reader, crop=True)
+
+
+def open_validation(options: DataOptions, reader: Reader) -> PairSource | None:
+    """The held-out pairs as at evaluation; None if there are none."""
+    return (
+        _open(options.val_data, replace(options, view=ViewOptions()), reader, crop=False) if options.val_data else None
+    )
+
+
+def kept(options: DataOptions) -> CacheOptions:
+    """How the cache keeps features: several views of an image where the mapper sees another one than the target's."""
+    crops = options.cache.crops or (VIEWS_KEPT if options.view.differs else 0)
+    return replace(options.cache, crops=crops)
+
+
+def _open(data: str, options: DataOptions, reader: Reader, crop: bool) -> PairSource:
+    if is_shards(data):
+        prepare = TrainPreparation(reader.preparation, crop, options.view)
+        tokenizer = Tokenizer(reader.context_length)
+        return ShardSource(
+            data,
+            options.columns.masked,
+            prepare,
+            tokenizer,
+            reader.batch_size,
+            reader.seed,
+            reader.process,
+            options.workers,
+            options.shards,
+        )
+    pairs = _pairs(data, options, reader, crop)
+    return ListSource(pairs, len(pairs.pairs), reader.batch_size, reader.seed, reader.process, options.workers)
+
+
+def _cached(options: DataOptions, reader: Reader) -> ListSource:
+    """A list's features; the first process writes those that the folder lacks, the others wait."""
+    cache_options, process = kept(options), reader.process
+    pairs = _pairs(options.train_data, options, reader, cache_options.crops > 0)
+    if not process.is_first:
+        barrier()
+    cache = open_cache(
+        options.feature_cache, pairs, reader.clip, cache_options, workers=options.workers, write=process.is_first
+    )
+    if process.is_first:
+        barrier()
+    order = None
+    if options.batches == "similar":
+        leaf = reader.batch_size * process.world // GROUPS
+        embeddings = cache.embeddings(range(len(pairs.pairs)))
+        order = (options.batches, lambda rng: similar_order(embeddings, leaf, rng))
+    return ListSource(cache, len(pairs.pairs), reader.batch_size, reader.seed, process, 0, order)
+
+
+def _pairs(path: str, options: DataOptions, reader: Reader, crop: bool) -> ImagePairs:
+    pairs = read_pair_list(path, options.columns)
+    return ImagePairs(pairs, reader.preparation, crop, reader.seed, reader.context_length, options.view)

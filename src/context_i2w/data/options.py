@@ -1,0 +1,62 @@
+"""What is trained on and how it is read: one value, from which `data/open.py` opens a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from context_i2w.command_line import Options, nested, option
+from context_i2w.data.augmentation import ViewOptions
+
+BATCHES = ("random", "similar")
+VIEWS_KEPT = 4  # of each image in the feature cache, where the mapper sees another view than the target's
+
+
+@dataclass(frozen=True)
+class ListColumns(Options):
+    """Names of a list's columns, and what stands between them."""
+
+    image: str = option("filepath", "column of the image files", flag="image-column", metavar="NAME")
+    caption: str = option("title", "column of the captions", flag="caption-column", metavar="NAME")
+    masked: str = option("masked_title", "column of the masked captions", flag="masked-column", metavar="NAME")
+    separator: str | None = option(None, "what stands between columns; found by itself", metavar="CHAR")
+
+
+@dataclass(frozen=True)
+class ShardOptions(Options):
+    """How shards are read."""
+
+    samples: int | None = option(
+        None, "in the shards, if no sizes.json or _stats.json tells", flag="train-samples", metavar="N", at_least=1
+    )
+    # held encoded in memory, over all processes
+    shuffle: int = option(8192, "samples of shards shuffled at a time", metavar="N", at_least=1)
+
+
+@dataclass(frozen=True)
+class CacheOptions(Options):
+    """How features are kept."""
+
+    tokens: bool = True  # False: embeddings only, for mappers that read no tokens
+    precision: str = option("fp16", "of cached image tokens", flag="cache-precision", choices=("fp16", "int8"))
+    # 0: the whole image as at evaluation; K: K random crops or views, one for each epoch in turn
+    crops: int = option(
+        0, "random crops (or views) cached per image; 0: whole image", metavar="K", at_least=0, at_most=10_000
+    )
+
+
+@dataclass(frozen=True)
+class DataOptions(Options):
+    """Training and validation data, and what is made of them."""
+
+    train_data: str | None = option(None, "list (TSV, CSV, Parquet) or WebDataset shards", metavar="LIST|SHARDS")
+    val_data: str | None = option(None, "held-out list, for a validation loss after each epoch", metavar="LIST")
+    columns: ListColumns = nested(ListColumns)
+    shards: ShardOptions = nested(ShardOptions)
+    max_broken: float = option(0.1, "broken pairs that stop the run", metavar="SHARE", at_least=0, at_most=1)
+    feature_cache: str | None = option(None, "keep CLIP's features here; later epochs read them", metavar="DIR")
+    cache: CacheOptions = nested(CacheOptions)
+    view: ViewOptions = nested(ViewOptions)
+    batches: str = option(
+        "random", "similar: of groups of images that look alike to CLIP, by cached embeddings", choices=BATCHES
+    )
+    workers: int = option(4, "reading processes of each training process", at_least=0, at_most=512)
