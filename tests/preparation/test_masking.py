@@ -402,11 +402,46 @@ def test_finished_shards_are_skipped_and_bad_ones_named(tmp_path):
         masking_shards.mask_shards(shards, tmp_path / "in", RuleParser(), "subject")
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(UserError, match=r"00001.tar is damaged"):
+    with pytest.raises(UserError, match=r"00001.tar can't be read"):
         masking_shards.mask_shards(shards, tmp_path / "cut", RuleParser(), "subject")
     assert not (tmp_path / "cut" / "00001.tar").exists()
     with pytest.raises(UserError, match="no such shards"):
         masking_shards.find_shards([str(tmp_path / "{7..8}.tar")])
+
+
+@pytest.mark.parametrize(("name", "samples"), [("large_uid", 1), ("long_name", 1), ("appledouble", 2)])
+def test_shards_as_people_have_them(tmp_path, name, samples):
+    source = LISTS / f"shard_{name}.tar"
+    summary = masking_shards.mask_shards([source], tmp_path, RuleParser(), "subject")
+    assert (summary.captions, summary.without_caption) == (samples, 0)
+    before, after = read_shard(source), read_shard(tmp_path / source.name)
+    assert [name for name, _ in after] == [name for name, _ in before if "/._" not in name]
+    assert all("<|replace|>" in json.loads(content)["masked_title"] for name, content in after if name[-4:] == "json")
+    kept = dict(before)
+    assert all(kept[name] == content for name, content in after if name[-4:] != "json")
+
+
+def test_zipped_shards_and_json_with_a_mark(tmp_path):
+    write_shard(tmp_path / "0.tar", [("0.json", b'\xef\xbb\xbf{"caption": "a dog"}')])
+    (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+    (tmp_path / "0.tar").unlink()
+    masking_shards.mask_shards(masking_shards.find_shards([str(tmp_path)]), tmp_path / "out", RuleParser(), "subject")
+    assert json.loads(read_shard(tmp_path / "out/0.tar.gz")[0][1]) == {
+        "caption": "a dog",
+        "masked_title": "<|replace|>",
+    }
+
+
+def test_samples_that_do_not_stand_together_are_named(tmp_path):
+    write_shard(tmp_path / "0.tar", [("0.jpg", b""), ("1.jpg", b""), ("0.txt", b"a"), ("1.txt", b"b")])
+    with pytest.raises(UserError, match="files of sample 0 do not stand together; pack it sorted by name"):
+        masking_shards.mask_shards([tmp_path / "0.tar"], tmp_path / "out", RuleParser(), "subject")
+    write_shard(tmp_path / "1.tar", [("0.jpg", b""), ("0.txt", b"a dog"), ("0.jpg", b""), ("0.txt", b"a cat")])
+    assert masking_shards.mask_shards([tmp_path / "1.tar"], tmp_path / "out", RuleParser(), "subject").captions == 2
+    (tmp_path / "b").mkdir()
+    write_shard(tmp_path / "b/1.tar", [])
+    with pytest.raises(UserError, match="two shards are called"):
+        masking_shards.find_shards([str(tmp_path), str(tmp_path / "b")])
 
 
 # ---- the script
