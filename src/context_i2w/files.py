@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
+import numpy as np
+
 from context_i2w.errors import UserError
 
 try:
@@ -52,6 +54,17 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text with `\\n` line ends, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Writes and removes a file beside an output now, so that hours of work are not lost to a wrong path."""
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder, the name of a file is expected")
+    probe = path.with_name(f".{path.name}.probe")
+    with disk_errors(Path(f"{option} {path}")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
 
 
 @contextlib.contextmanager
@@ -166,9 +179,21 @@ def checksum(data: Any) -> int:
     view = memoryview(data).cast("B")
     if len(view) <= _CHUNK:
         return zlib.crc32(view)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(_threads()) as pool:
         sums = pool.map(lambda start: zlib.crc32(view[start : start + _CHUNK]), range(0, len(view), _CHUNK))
         return zlib.crc32(b"".join(part.to_bytes(4, "little") for part in sums))
+
+
+def checksums(rows: np.ndarray) -> np.ndarray:
+    """The checksum [n] of each row of bytes [n, width]."""
+    if rows.shape[1] < 1 << 15:  # a thread would cost more
+        return np.array([zlib.crc32(row) for row in rows], np.uint32)
+    with ThreadPoolExecutor(_threads()) as pool:
+        return np.fromiter(pool.map(checksum, rows), np.uint32, len(rows))
+
+
+def _threads() -> int:
+    return min(os.cpu_count() or 1, 8)
 
 
 class FileName(str):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from context_i2w.checkpoints.files import FORMAT, Checkpoint, CLIPReference, hash_file, options_from
 from context_i2w.checkpoints.model_card import model_card
 from context_i2w.errors import UserError
+from context_i2w.files import atomic_path, write_text
 from context_i2w.model.clip import CLIPSizes, FrozenCLIP
 from context_i2w.model.clip_weights import sizes_by_name
 from context_i2w.model.mappers import MAPPERS, Mapper
@@ -46,15 +47,10 @@ def save_pretrained(
         "step": step,
     }
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in mapper.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{WEIGHTS}.part"
-        temporary.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it readable by its owner alone
-        temporary.replace(folder / WEIGHTS)
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (folder / CARD).write_text(model_card(config, sum(t.numel() for t in state.values()), push_to or folder.name))
-    except OSError as error:
-        raise UserError(f"{folder}: the mapper can't be written there ({error.strerror or error})") from None
+    with atomic_path(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(save(state, metadata={"format": "pt"}))
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(folder / CARD, model_card(config, sum(t.numel() for t in state.values()), push_to or folder.name))
     if push_to:
         _upload(folder, push_to)
     return folder
