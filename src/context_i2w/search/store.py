@@ -156,7 +156,7 @@ class Store:
             broken = {name: (FileState(size, time), reason) for name, size, time, reason in content["broken"]}
             contents = Contents(rows, broken, content["features"], content.get("checksum"))
             self._check_features(contents)
-        except (UserError, ValueError, TypeError, OSError) as error:
+        except Exception as error:  # damage can raise nearly anything
             note(f"{one_line(error)}; the index is made anew")
             return Contents()
         return contents
