@@ -23,8 +23,8 @@ from context_i2w.ablation.runs import default_jobs, train_all
 from context_i2w.ablation.scores import score_all
 from context_i2w.command_line import Parser
 from context_i2w.errors import UserError, exit_on_user_error
-from context_i2w.evaluation.report import check_writable, write_json
-from context_i2w.files import write_text
+from context_i2w.evaluation.report import write_json
+from context_i2w.files import check_writable, write_text
 
 
 @exit_on_user_error

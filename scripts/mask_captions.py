@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
 from context_i2w.preparation.masking import cases as masking_cases
 from context_i2w.preparation.masking import lists as masking_lists
@@ -70,7 +71,7 @@ def output_of(sources: list[str], given: Path | None) -> Path:
     source = Path(sources[0])
     if len(sources) > 1 or source.suffix == ".tar" or source.is_dir():
         raise UserError("shards are rewritten to another folder; name it with --output")
-    if not masking_lists.read_list(source).had_header:
+    if not read_table(source).has_header:
         raise UserError(f"{source} has no header and is left as it is; name the new list with --output")
     return source
 
@@ -103,7 +104,7 @@ def run(arguments: argparse.Namespace, parser: Parser) -> str:
             output,
             parser,
             arguments.policy,
-            caption_column=arguments.caption_column,
+            column=arguments.caption_column,
             masked_column=arguments.masked_column,
             overwrite=arguments.overwrite,
             progress=advance,

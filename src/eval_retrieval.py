@@ -18,8 +18,9 @@ from context_i2w.errors import UserError, exit_on_user_error
 from context_i2w.evaluation.evaluate import evaluate
 from context_i2w.evaluation.features import EncodingOptions
 from context_i2w.evaluation.options import make_parser, protocol_options
-from context_i2w.evaluation.report import as_json, check_writable, table, write_json, write_rankings, write_submissions
+from context_i2w.evaluation.report import as_json, table, write_json, write_rankings, write_submissions
 from context_i2w.evaluation.setup import choose_checkpoints, choose_data_root, choose_device, load_models
+from context_i2w.files import check_writable
 
 
 @exit_on_user_error

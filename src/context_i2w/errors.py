@@ -9,15 +9,24 @@ class UserError(Exception):
     """Wrong input, said in one clear line: the file, the value, the remedy."""
 
 
+def one_line(error: Exception, most: int = 1000) -> str:
+    """An error's message without line breaks, cut in the middle when long: its end is the remedy."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 300]} ... {text[-300:]}"
+
+
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
-    """Wraps a script's `main`: a UserError becomes one line on stderr and exit status 2, without a traceback."""
+    """Wraps a `main`: a UserError, or what the system refuses, is one line on stderr and exit status 2."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
         try:
             return main(*args, **kwargs)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (UserError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
             sys.exit(2)
 
     return wrapped

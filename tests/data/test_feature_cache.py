@@ -1,7 +1,9 @@
 """The feature cache: the same batches as without it within the stated bounds; interruptions, stale keys, breakage."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +36,9 @@ def make_pairs(folder, clip, crop=False, masked="a <|replace|> number {}", backw
     folder.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
     for i in range(5):
-        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / f"{i}.png")
+        pixels = random.integers(0, 256, (40, 50, 3), np.uint8)
+        if not (folder / f"{i}.png").exists():
+            Image.fromarray(pixels).save(folder / f"{i}.png")
     rows = [f"{folder}/{i}.png\tunused\t{masked.format(i)}" for i in (range(4, -1, -1) if backwards else range(5))]
     (folder / "list.tsv").write_text("\n".join(["filepath\ttitle\tmasked_title", *rows]))
     pairs = read_pair_list(folder / "list.tsv")
@@ -117,7 +121,7 @@ def test_an_interrupted_cache_goes_on_where_it_was(golden_clip, pairs, tmp_path,
 def test_a_finished_cache_needs_no_images(golden_clip, pairs, tmp_path):
     first = open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions())
     for path in pairs.pairs.images:
-        open(path, "w").close()
+        os.unlink(path)
     again = open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions())
     assert torch.equal(again[0, ROWS].features.tokens, first[0, ROWS].features.tokens)
 
@@ -203,6 +207,100 @@ def test_a_full_disk_is_one_line(golden_clip, pairs, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(UserError, match=r"no room for the next .* GB of features"):
+    with pytest.raises(UserError, match=r"No space left on device\); .*--cache-precision int8"):
         open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions())
     assert not list((tmp_path / "cache").glob("shard*"))
+
+
+def test_a_changed_or_repaired_image_is_read_anew_and_alone(golden_clip, pairs, tmp_path, monkeypatch, capsys):
+    folder, images = tmp_path / "cache", pairs.pairs.images
+    shutil.copy(images[0], tmp_path / "good.png")
+    Path(images[3]).write_text("no image")
+    before = open_cache(folder, pairs, golden_clip, CacheOptions())
+    assert before[0, [3]].size == 0
+    shutil.copy(tmp_path / "good.png", images[3])
+    shutil.copy(images[1], images[0])
+    encoded = []
+    real = FrozenCLIP.encode_image
+    monkeypatch.setattr(FrozenCLIP, "encode_image", lambda self, x: encoded.append(len(x)) or real(self, x))
+    after = open_cache(folder, pairs, golden_clip, CacheOptions())
+    assert sum(encoded) == 2
+    assert "2 images have changed since they were cached; they are read anew" in capsys.readouterr().err
+    fresh = open_cache(tmp_path / "fresh", pairs, golden_clip, CacheOptions())
+    rows = list(range(5))
+    assert torch.equal(after[0, rows].features.tokens, fresh[0, rows].features.tokens)
+    assert not torch.equal(after.embeddings(rows), before.embeddings(rows))
+
+
+@pytest.mark.parametrize("place", [0, 1, 100, -1, -5, -20])
+def test_a_flipped_bit_is_named(golden_clip, pairs, tmp_path, place):
+    folder = tmp_path / "cache"
+    open_cache(folder, pairs, golden_clip, CacheOptions())
+    for shard in (folder / "shard-00001.bin", next(folder.glob("captions-*/shard-00001.bin"))):
+        whole = shard.read_bytes()
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        shard.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"shard-00001\.bin: (row \d is )?damaged; delete the file"):
+            open_cache(folder, pairs, golden_clip, CacheOptions())[0, range(5)]
+        shard.unlink()
+        assert open_cache(folder, pairs, golden_clip, CacheOptions())[0, range(5)].size == 5
+        assert shard.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b'"field\n', b"[1]", b"{}", b'{"clip": 1}'])
+def test_a_damaged_key_is_one_line(golden_clip, pairs, tmp_path, content):
+    folder = tmp_path / "cache"
+    open_cache(folder, pairs, golden_clip, CacheOptions())
+    (folder / "key.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"delete"):
+        open_cache(folder, pairs, golden_clip, CacheOptions())
+
+
+def test_caches_of_earlier_versions_load_with_a_line(golden_clip, pairs, tmp_path, capsys):
+    folder = tmp_path / "cache"
+    new = open_cache(folder, pairs, golden_clip, CacheOptions())[0, ROWS]
+    for shard in folder.rglob("*.bin"):
+        rows = 1 if shard.name == "shard-00002.bin" else 2
+        shard.write_bytes(shard.read_bytes()[: -20 * rows - 4])
+    old = open_cache(folder, pairs, golden_clip, CacheOptions())[0, ROWS]
+    assert torch.equal(old.features.tokens, new.features.tokens)
+    assert "cache: written by an earlier version, without checksums" in capsys.readouterr().err
+
+
+def test_a_whole_cache_is_read_where_nothing_can_be_written(golden_clip, pairs, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    first = open_cache(folder, pairs, golden_clip, CacheOptions())[0, ROWS]
+    monkeypatch.setattr(record_store, "locked", lambda *_: pytest.fail("wants to write"))
+    assert torch.equal(open_cache(folder, pairs, golden_clip, CacheOptions())[0, ROWS].condition, first.condition)
+
+
+def test_tokens_beyond_fp16_count_as_broken(golden_clip, pairs, tmp_path, monkeypatch, capsys):
+    real = FrozenCLIP.encode_image
+
+    def large(self, images):
+        seen = real(self, images)
+        seen.tokens[0, 1, 2] = 70_000
+        return seen
+
+    monkeypatch.setattr(FrozenCLIP, "encode_image", large)
+    batch = open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions(), batch_size=2)[0, range(5)]
+    assert batch.size == 2
+    assert batch.features.tokens.isfinite().all()
+
+
+def test_what_one_large_channel_costs_in_int8_is_said(golden_clip, pairs, tmp_path, monkeypatch, capsys):
+    open_cache(tmp_path / "plain", pairs, golden_clip, CacheOptions(precision="int8"))
+    plain = capsys.readouterr().err
+    assert "kept as int8: error " in plain
+    assert "take --cache-precision fp16" not in plain
+    real = FrozenCLIP.encode_image
+
+    def large(self, images):
+        seen = real(self, images)
+        seen.tokens[..., 3] *= 1000
+        return seen
+
+    monkeypatch.setattr(FrozenCLIP, "encode_image", large)
+    open_cache(tmp_path / "large", pairs, golden_clip, CacheOptions(precision="int8"))
+    assert "take --cache-precision fp16" in capsys.readouterr().err

@@ -1,7 +1,11 @@
 """Shards: every sample once, an order that nothing but the seed changes, faults counted, streams and sizes."""
 
+import gzip
+import io
 import json
+import tarfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +25,7 @@ from context_i2w.model.prompts import Tokenizer
 
 PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TOKENIZER = Tokenizer(77)
+CASES = Path(__file__).parent / "cases"
 
 
 def source(data, batch_size, rank=0, world=1, workers=0, crop=True, view=None, **options) -> ShardSource:
@@ -145,6 +150,51 @@ def test_sizes_come_from_lists_stats_or_counting(tmp_path, shards):
     assert shard_sizes(bare, None) == [20, 30]
     with pytest.raises(UserError, match="files say 50"):
         shard_sizes(bare, 7)
+
+
+@pytest.mark.parametrize(("name", "samples"), [("large_uid", 1), ("long_name", 1), ("appledouble", 2)])
+def test_shards_as_people_have_them(name, samples):
+    shard = str(CASES / f"shard_{name}.tar")
+    found = list(read_samples(shard))
+    assert [set(sample.members) for sample in found] == [{"jpg", "json", "txt"}] * samples
+    assert shard_sizes([shard], None, show=False) == [samples]
+
+
+def test_zipped_shards_are_read(tmp_path):
+    plain = write_shard(tmp_path / "0.tar", [sample(n) for n in range(4)])
+    zipped = tmp_path / "1.tar.gz"
+    zipped.write_bytes(gzip.compress(plain.read_bytes()))
+    assert is_shards(str(zipped))
+    assert list(read_samples(str(zipped), 1)) == list(read_samples(str(plain), 1))
+    (batch,) = source(str(zipped), 4).epoch(0)
+    assert batch.size == 4
+
+
+def test_shards_sorted_by_kind_are_named(tmp_path):
+    samples = [sample(n) for n in range(30)]
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for ending in ("jpg", "json"):
+            for number, members in enumerate(samples):
+                header = tarfile.TarInfo(f"{number}.{ending}")
+                header.size = len(members[ending])
+                archive.addfile(header, io.BytesIO(members[ending]))
+    with pytest.raises(UserError, match=r"0\.tar: the files of sample 0 do not stand together"):
+        source(str(tmp_path / "0.tar"), 4)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"0.tar": -1}', '{"0.tar": 1e3}', '{"0.tar": true}', '{"0.tar": 1' + "0" * 30 + "}", "[1]", ""]
+)
+def test_sizes_that_nobody_means(tmp_path, content):
+    shard = str(write_shard(tmp_path / "0.tar", [sample(0)]))
+    (tmp_path / "sizes.json").write_text(content)
+    with pytest.raises(UserError, match=r"sizes\.json: .*delete it to have samples counted"):
+        shard_sizes([shard], None)
+
+
+def test_patterns_that_are_none():
+    with pytest.raises(UserError, match="not a pattern of shards"):
+        expand_shards("x/{00000.tar")
 
 
 def test_a_text_member_may_hold_the_masked_caption(tmp_path):

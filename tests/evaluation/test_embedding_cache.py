@@ -1,11 +1,13 @@
 """Image embeddings kept between evaluations: the same results from fewer passes, never from stale files."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from context_i2w.benchmarks.base import Benchmark, QueryGroup
 from context_i2w.errors import UserError
@@ -63,12 +65,35 @@ def test_changed_images_and_settings_are_encoded_again(golden_clip, golden_mappe
     assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 6
 
 
-def test_damaged_files_and_impossible_folders_are_named(golden_clip, golden_mapper, benchmark, tmp_path):
+def test_damaged_files_and_impossible_folders_are_named(golden_clip, golden_mapper, benchmark, tmp_path, capsys):
     folder = tmp_path / "cache"
     run(benchmark, golden_clip, golden_mapper, folder)
     (file,) = folder.iterdir()
-    file.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=f"{file.name}: not readable"):
-        run(benchmark, golden_clip, golden_mapper, folder)
-    with pytest.raises(UserError, match=r"--feature-cache .*can't be made"):
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-3] ^= 1
+    for content in (b"damaged", whole[:-4], bytes(flipped)):
+        file.write_bytes(content)
+        assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 6
+        assert f"{file.name}: damaged" in capsys.readouterr().err
+        assert file.read_bytes() == whole
+    save_file({"embeddings": load_file(file)["embeddings"]}, file)
+    assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 2
+    assert "without a checksum" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--feature-cache .*can't be written"):
         run(benchmark, golden_clip, golden_mapper, file)
+
+
+def test_a_disk_that_gets_full_costs_the_cache_alone(
+    golden_clip, golden_mapper, benchmark, tmp_path, monkeypatch, capsys
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run(benchmark, golden_clip, golden_mapper, tmp_path / "cache").passes["images"] == 6
+    assert (
+        "No space left on device); make room, or name another place; the embeddings are not kept"
+        in capsys.readouterr().err
+    )
+    assert not list((tmp_path / "cache").iterdir())

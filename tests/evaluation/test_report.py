@@ -10,12 +10,12 @@ from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.evaluation.report import (
     as_json,
-    check_writable,
     table,
     write_json,
     write_rankings,
     write_submissions,
 )
+from context_i2w.files import check_writable
 from context_i2w.model.images import ImageSource
 
 

@@ -1,9 +1,11 @@
 """Masked captions: policies, parsers, lists and shards, resuming."""
 
 import csv
+import gzip
 import io
 import json
 import runpy
+import shutil
 import sys
 import tarfile
 from itertools import pairwise
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
 from context_i2w.preparation import cc3m
 from context_i2w.preparation.masking import lists as masking_lists
@@ -250,7 +253,7 @@ def test_comma_and_parquet_lists_hold_the_same(listed, tmp_path):
 def test_google_tsv_without_header(tmp_path):
     source = tmp_path / "Train_GCC-training.tsv"
     source.write_text('a "dog\thttp://x/1.jpg\nthe cat\thttp://x/2.jpg\n')
-    assert not masking_lists.read_list(source).had_header
+    assert not read_table(source).has_header
     masking_lists.mask_list(source, tmp_path / "out.tsv", RuleParser(), "subject")
     assert cc3m.read_header(tmp_path / "out.tsv") == ["caption", "url", "masked_title"]
     rows = read_back(tmp_path / "out.tsv")
@@ -260,11 +263,54 @@ def test_google_tsv_without_header(tmp_path):
 def test_bad_lists_are_named(tmp_path):
     path = tmp_path / "list.csv"
     with pytest.raises(UserError, match="no such list"):
-        masking_lists.read_list(path)
+        masking_lists.mask_list(path, path, RuleParser(), "subject")
     path.write_text("file\ttext\n1.jpg\ta dog\n")
     with pytest.raises(UserError, match="no column 'title' or 'caption'; found 'file', 'text'"):
-        masking_lists.read_list(path)
-    assert masking_lists.read_list(path, "text").caption_column == "text"
+        masking_lists.mask_list(path, path, RuleParser(), "subject")
+    masking_lists.mask_list(path, path, RuleParser(), "subject", column="text")
+    assert read_back(path) == [{"file": "1.jpg", "text": "a dog", "masked_title": "<|replace|>"}]
+
+
+LISTS = ROOT / "tests/data/cases"
+
+
+@pytest.mark.parametrize("name", ["list_two_quotes.tsv", "google_with_header_two_quotes.tsv"])
+def test_lone_quotes_lose_no_row(tmp_path, name):
+    path = Path(shutil.copy(LISTS / name, tmp_path))
+    before = read_table(path)
+    masking_lists.mask_list(path, path, RuleParser(), "subject")
+    after = read_table(path)
+    assert len(after) == 12
+    assert {column: after.columns[column] for column in before.columns} == before.columns
+
+
+@pytest.mark.parametrize("name", ["list_tab_in_first_caption.tsv", "list_windows1252.tsv"])
+def test_a_list_in_doubt_is_left_as_it_is(tmp_path, name):
+    path = Path(shutil.copy(LISTS / name, tmp_path))
+    with pytest.raises(UserError, match=r", line \d: "):
+        masking_lists.mask_list(path, path, RuleParser(), "subject")
+    assert path.read_bytes() == (LISTS / name).read_bytes()
+    assert [found.name for found in tmp_path.iterdir()] == [name]
+
+
+def test_a_list_that_would_not_read_back_is_not_replaced(listed, monkeypatch):
+    before = listed.read_bytes()
+    monkeypatch.setattr(masking_lists, "write_table", lambda table, target: target.write_text("title\nx\n"))
+    with pytest.raises(UserError, match="left as it is"):
+        masking_lists.mask_list(listed, listed, RuleParser(), "subject")
+    assert listed.read_bytes() == before
+
+
+def test_parquet_and_gzip_keep_their_types(tmp_path):
+    table = pd.DataFrame({"title": ["a dog", None], "n": pd.array([1, None], dtype="Int64")})
+    table.to_parquet(tmp_path / "l.parquet")
+    masking_lists.mask_list(tmp_path / "l.parquet", tmp_path / "l.parquet", RuleParser(), "subject")
+    after = pd.read_parquet(tmp_path / "l.parquet")
+    assert after["masked_title"].tolist() == ["<|replace|>", ""]
+    assert after.dtypes["n"] == table.dtypes["n"]
+    (tmp_path / "l.tsv.gz").write_bytes(gzip.compress(b"title\tn\na dog\t1\n"))
+    masking_lists.mask_list(tmp_path / "l.tsv.gz", tmp_path / "l.tsv.gz", RuleParser(), "subject")
+    assert gzip.decompress((tmp_path / "l.tsv.gz").read_bytes()) == b"title\tn\tmasked_title\na dog\t1\t<|replace|>\n"
 
 
 class Stopping(RuleParser):
@@ -356,11 +402,46 @@ def test_finished_shards_are_skipped_and_bad_ones_named(tmp_path):
         masking_shards.mask_shards(shards, tmp_path / "in", RuleParser(), "subject")
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(UserError, match=r"00001.tar is damaged"):
+    with pytest.raises(UserError, match=r"00001.tar can't be read"):
         masking_shards.mask_shards(shards, tmp_path / "cut", RuleParser(), "subject")
     assert not (tmp_path / "cut" / "00001.tar").exists()
     with pytest.raises(UserError, match="no such shards"):
         masking_shards.find_shards([str(tmp_path / "{7..8}.tar")])
+
+
+@pytest.mark.parametrize(("name", "samples"), [("large_uid", 1), ("long_name", 1), ("appledouble", 2)])
+def test_shards_as_people_have_them(tmp_path, name, samples):
+    source = LISTS / f"shard_{name}.tar"
+    summary = masking_shards.mask_shards([source], tmp_path, RuleParser(), "subject")
+    assert (summary.captions, summary.without_caption) == (samples, 0)
+    before, after = read_shard(source), read_shard(tmp_path / source.name)
+    assert [name for name, _ in after] == [name for name, _ in before if "/._" not in name]
+    assert all("<|replace|>" in json.loads(content)["masked_title"] for name, content in after if name[-4:] == "json")
+    kept = dict(before)
+    assert all(kept[name] == content for name, content in after if name[-4:] != "json")
+
+
+def test_zipped_shards_and_json_with_a_mark(tmp_path):
+    write_shard(tmp_path / "0.tar", [("0.json", b'\xef\xbb\xbf{"caption": "a dog"}')])
+    (tmp_path / "0.tar.gz").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+    (tmp_path / "0.tar").unlink()
+    masking_shards.mask_shards(masking_shards.find_shards([str(tmp_path)]), tmp_path / "out", RuleParser(), "subject")
+    assert json.loads(read_shard(tmp_path / "out/0.tar.gz")[0][1]) == {
+        "caption": "a dog",
+        "masked_title": "<|replace|>",
+    }
+
+
+def test_samples_that_do_not_stand_together_are_named(tmp_path):
+    write_shard(tmp_path / "0.tar", [("0.jpg", b""), ("1.jpg", b""), ("0.txt", b"a"), ("1.txt", b"b")])
+    with pytest.raises(UserError, match="files of sample 0 do not stand together; pack it sorted by name"):
+        masking_shards.mask_shards([tmp_path / "0.tar"], tmp_path / "out", RuleParser(), "subject")
+    write_shard(tmp_path / "1.tar", [("0.jpg", b""), ("0.txt", b"a dog"), ("0.jpg", b""), ("0.txt", b"a cat")])
+    assert masking_shards.mask_shards([tmp_path / "1.tar"], tmp_path / "out", RuleParser(), "subject").captions == 2
+    (tmp_path / "b").mkdir()
+    write_shard(tmp_path / "b/1.tar", [])
+    with pytest.raises(UserError, match="two shards are called"):
+        masking_shards.find_shards([str(tmp_path), str(tmp_path / "b")])
 
 
 # ---- the script

@@ -1,6 +1,8 @@
 """Exact search against a full sort; approximate search; export; the store."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,12 +13,15 @@ from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
 from context_i2w.errors import UserError
+from context_i2w.files import FileState
 from context_i2w.search import approximate
 from context_i2w.search import nearest as exact
 from context_i2w.search.approximate import ApproximateOptions
 from context_i2w.search.export import export
-from context_i2w.search.files import FileState, files_of_folder, files_of_list
+from context_i2w.search.files import files_of_folder, files_of_list
 from context_i2w.search.store import Store
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
 
 
 def unit(count, width, seed, duplicates=0):
@@ -151,8 +156,106 @@ def test_only_one_process_updates_a_store(tmp_path):
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="name another folder by cache="), Store(tmp_path / "file", 2).update():
+    with (
+        pytest.raises(UserError, match=r"lock: can't be written .*name another place"),
+        Store(tmp_path / "file", 2).update(),
+    ):
         pass
+
+
+def filled(folder):
+    """A store of three rows; what it wants."""
+    wanted = {name: FileState(1, 0) for name in "abc"}
+    store = Store(folder, 2)
+    with store.update() as journal:
+        journal.add("abc", wanted, np.arange(6, dtype=np.float32).reshape(3, 2))
+        store.finish(wanted, journal)
+    return wanted
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_damaged_store_is_made_anew_or_whole(tmp_path_factory, data):
+    """Any byte of any file changed, or the file cut: never other rows without a word."""
+    folder = tmp_path_factory.mktemp("store")
+    wanted = filled(folder)
+    path = next(folder.glob(data.draw(st.sampled_from(["index.json", "features-*"]))))
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, 1000)) % len(content)
+    if data.draw(st.booleans()):
+        content[place] ^= data.draw(st.integers(1, 255))
+    else:
+        content = content[:place]
+    path.write_bytes(content)
+    store = Store(folder, 2)
+    assert not store.contents.rows or store.features().tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert store.contents.rows in ({}, wanted)
+
+
+def test_a_store_of_an_earlier_version_is_read_with_a_line(tmp_path, capsys):
+    wanted = filled(tmp_path)
+    content = json.loads((tmp_path / "index.json").read_text())
+    del content["own"], content["checksum"]
+    (tmp_path / "index.json").write_text(json.dumps(content))
+    assert Store(tmp_path, 2).is_complete(wanted)
+    assert "without checksums" in capsys.readouterr().err
+
+
+def test_a_whole_store_needs_no_writing_and_leftovers_go(tmp_path):
+    wanted = filled(tmp_path)
+    store = Store(tmp_path, 2)
+    assert store.is_complete(wanted)
+    (tmp_path / ".features-0123.npy.part").write_bytes(b"x")  # of a killed process, as is its journal
+    (tmp_path / "features-0123.npy").write_bytes(b"x")
+    (tmp_path / "pending.jsonl").touch()
+    assert not store.is_complete(wanted)
+    with store.update() as journal:
+        store.finish(wanted, journal)
+    assert sorted(os.listdir(tmp_path)) == sorted(["index.json", "lock", store.contents.features])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        CASES / "pending.jsonl",
+        b'{"name": ["a"], "state": [1, 0], "sum": 1}\n',
+        b'{"name": "a", "state": [1, 0], "sum": 1}\n',
+        b'{"name": "a", "state": [1, 0]}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"name": "a", "state": [1, 0], "broken": 3}\n',
+    ],
+)
+def test_a_damaged_journal_is_cut_off(tmp_path, line):
+    (tmp_path / "pending.jsonl").write_bytes(line if isinstance(line, bytes) else line.read_bytes())
+    (tmp_path / "pending.f32").write_bytes(bytes(16))
+    with Store(tmp_path, 2).update() as journal:
+        assert (journal.rows, journal.broken) == ({}, {})
+    assert (tmp_path / "pending.jsonl").read_bytes() == b""
+
+
+def test_a_damaged_row_of_a_journal_is_encoded_again(tmp_path):
+    wanted = {name: FileState(1, 0) for name in "ab"}
+    with Store(tmp_path, 2).update() as journal:
+        journal.add("ab", wanted, np.ones((2, 2), np.float32))
+    rows = bytearray((tmp_path / "pending.f32").read_bytes())
+    rows[9] ^= 1
+    (tmp_path / "pending.f32").write_bytes(rows)
+    with Store(tmp_path, 2).update() as journal:
+        assert list(journal.rows) == ["a"]
+
+
+def test_a_damaged_faiss_index_is_made_anew(tmp_path, capsys):
+    pytest.importorskip("faiss")
+    rows, options = unit(8, 5, 0).numpy(), approximate.ApproximateOptions("Flat")
+    path = tmp_path / "f.faiss"
+    assert approximate.load(path, options) is None
+    approximate.save(approximate.build(rows, options), path)
+    assert approximate.load(path, options).ntotal == 8
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+    assert approximate.load(path, options) is None
+    assert "damaged" in capsys.readouterr().err
 
 
 def test_lists_of_files(tmp_path):

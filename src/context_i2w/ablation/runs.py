@@ -78,7 +78,7 @@ def _identity(settings: RunSettings) -> dict[str, Any]:
     identity = {
         "train_data": data.train_data,
         "val_data": data.val_data,
-        "columns": asdict(data.columns) | {"separator": data.columns.separator or "\t"},
+        "columns": asdict(data.columns),
         "model": model.clip or "ViT-L-14",
         "pretrained": model.weights,
         "mapper": model.mapper,

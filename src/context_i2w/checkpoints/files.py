@@ -5,7 +5,6 @@ Everything is read with safe loading (`weights_only=True`).
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from context_i2w.checkpoints.published import is_published, ours_from_published, parse_published, published_name
 from context_i2w.command_line import options_from
 from context_i2w.errors import UserError
+from context_i2w.files import atomic_path
 from context_i2w.model.clip import CLIPSizes, FrozenCLIP
 from context_i2w.model.clip_weights import State, clip_from_openai_state, load_clip, load_state, sizes_by_name
 from context_i2w.model.extensions import find_class
@@ -127,17 +127,9 @@ def pack_mapper(name: str, mapper: Mapper, clip: CLIPReference, step: int) -> di
 
 
 def save_atomically(content: Mapping, path: Path) -> None:
-    """torch.save under a temporary name, then rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """torch.save: a reader sees the old file or the whole new one. Raises UserError where it can't be written."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(dict(content), file)
 
 
 def hash_file(path: Path) -> str:

@@ -4,7 +4,6 @@ CLIP is not copied: config.json names it, with the SHA-256 of its weights.
 """
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from context_i2w.checkpoints.files import FORMAT, Checkpoint, CLIPReference, has
 from context_i2w.checkpoints.model_card import model_card
 from context_i2w.command_line import options_from
 from context_i2w.errors import UserError
+from context_i2w.files import atomic_path, write_text
 from context_i2w.model.clip import CLIPSizes, FrozenCLIP
 from context_i2w.model.clip_weights import sizes_by_name
 from context_i2w.model.extensions import find_class, name_of, source_of
@@ -49,18 +49,13 @@ def save_pretrained(
         "step": step,
     }
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in mapper.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{WEIGHTS}.part"
-        temporary.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it readable by its owner alone
-        temporary.replace(folder / WEIGHTS)
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        if source := source_of(type(mapper)):
-            shutil.copyfile(source, folder / source.name)
-        parameters = sum(tensor.numel() for tensor in state.values())
-        (folder / CARD).write_text(model_card(config, type(mapper), parameters, push_to or folder.name))
-    except OSError as error:
-        raise UserError(f"{folder}: the mapper can't be written there ({error.strerror or error})") from None
+    with atomic_path(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(save(state, metadata={"format": "pt"}))
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    if source := source_of(type(mapper)):
+        write_text(folder / source.name, source.read_text(encoding="utf-8"))
+    parameters = sum(tensor.numel() for tensor in state.values())
+    write_text(folder / CARD, model_card(config, type(mapper), parameters, push_to or folder.name))
     if push_to:
         _upload(folder, push_to)
     return folder

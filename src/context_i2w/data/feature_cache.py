@@ -7,12 +7,14 @@ of record stores (record_store.py):
     views-HASH/         embedding and tokens of the reference views of one kind, where these differ from the image
 
 Kept as they are: embeddings and conditions (float32). Image tokens are rounded: "fp16" to 2⁻¹¹ of each value (CLIP's
-are far from the ends of its range), "int8" to 1/254 of the token's largest value.
+are far from the ends of its range; a token beyond them counts as broken), "int8" to 1/254 of the token's largest value.
+What rounding cost is measured and printed as the cache is written.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import CacheOptions
 from context_i2w.data.pairs import Batch, ImagePairs
 from context_i2w.data.record_store import VALID, RecordStore, read_key
+from context_i2w.files import file_state, note
 from context_i2w.model.clip import CLIPSizes, FrozenCLIP, ImageFeatures
 from context_i2w.model.prompts import mark_placeholders
 
@@ -94,7 +97,7 @@ class CachedImages:
     def read(self, epoch: int, rows: np.ndarray) -> np.ndarray:
         return self.store.read(rows + self.key.rows * (epoch % max(self.key.crops, 1)))
 
-    def features(self, records: np.ndarray) -> ImageFeatures:
+    def features(self, records: Mapping[str, np.ndarray]) -> ImageFeatures:
         tokens = None
         if self.key.tokens:
             tokens = torch.from_numpy(records["tokens"])
@@ -105,21 +108,70 @@ class CachedImages:
     def fill(self, clip: FrozenCLIP, batch_size: int, workers: int, title: str) -> None:
         """Writes what is missing: one vision pass for each image or view."""
 
+        error = _RoundingError()
+
         def encode(batches: list[list[int]]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
             for valid, pixels in make_loader(_Pixels(self.pairs, self.prepare), workers, sampler=batches):
-                yield valid, self.records(clip.encode_image(pixels))
+                seen = clip.encode_image(pixels)
+                kept = self.records(seen)
+                valid = np.asarray(valid) & _finite(kept)
+                if valid.any() and self.key.tokens:
+                    rows = np.flatnonzero(valid)[:8]
+                    error.add(
+                        seen.tokens[rows], self.features({name: part[rows] for name, part in kept.items()}).tokens
+                    )
+                yield valid, kept
 
-        self.store.fill(encode, batch_size, title)
+        self.store.fill(encode, batch_size, title, self._states())
+        error.report(self.key.precision)
+
+    def _states(self) -> np.ndarray:
+        """Size and time [views, 2] of the images' files, -1 for those that are gone."""
+        states = np.full((self.key.rows, 2), -1, np.int64)
+        for row, image in enumerate(self.pairs.pairs.images):
+            with contextlib.suppress(OSError, ValueError):
+                states[row] = file_state(image)
+        return np.tile(states, (max(self.key.crops, 1), 1))
 
     def records(self, image: ImageFeatures) -> dict[str, np.ndarray]:
         """What is kept of the features of some images."""
         parts = {"embedding": image.embedding}
         if self.key.tokens and self.key.precision == "int8":
             parts["scale"] = (image.tokens.abs().amax(-1) / 127).clamp(min=1e-8)
-            parts["tokens"] = (image.tokens / parts["scale"][..., None]).round()
+            parts["tokens"] = (image.tokens / parts["scale"][..., None]).round().to(torch.int8)
         elif self.key.tokens:
-            parts["tokens"] = image.tokens
+            parts["tokens"] = image.tokens.half()
         return {name: part.cpu().numpy() for name, part in parts.items()}
+
+
+def _finite(records: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Whether all that is kept of each image [n] is a finite number; fp16 ends at 65,504."""
+    floats = [part.reshape(len(part), -1) for part in records.values() if part.dtype.kind == "f"]
+    return np.logical_and.reduce([np.isfinite(part).all(1) for part in floats])
+
+
+class _RoundingError:
+    """By how much kept tokens differ from CLIP's, channel by channel, relative to the channel's own size.
+
+    With int8 a channel far larger than the others sets the token's scale, and the others lose what is below it.
+    """
+
+    def __init__(self):
+        self.wrong = self.whole = 0.0  # sums of squares [W]
+
+    def add(self, tokens: Tensor, kept: Tensor) -> None:
+        """tokens, kept [n, P, W]."""
+        tokens, kept = (part.float().cpu().flatten(0, 1) for part in (tokens, kept))
+        self.wrong, self.whole = self.wrong + (tokens - kept).square().sum(0), self.whole + tokens.square().sum(0)
+
+    def report(self, precision: str) -> None:
+        """One line: the middle and the worst channel; a warning where the middle one is off by over 5 %."""
+        if isinstance(self.whole, float):
+            return
+        error = (self.wrong / self.whole.clamp(min=1e-30)).sqrt()
+        middle, worst = error.median().item(), error.max().item()
+        advice = "; take --cache-precision fp16" if middle > 0.05 else ""
+        note(f"image tokens kept as {precision}: error {middle:.2%} in the middle channel, {worst:.2%} at most{advice}")
 
 
 def _image_fields(key: ImageKey, sizes: CLIPSizes) -> list[tuple]:

@@ -18,7 +18,7 @@ class ListColumns(Options):
     image: str = option("filepath", "column of the image files", flag="image-column", metavar="NAME")
     caption: str = option("title", "column of the captions", flag="caption-column", metavar="NAME")
     masked: str = option("masked_title", "column of the masked captions", flag="masked-column", metavar="NAME")
-    separator: str | None = option(None, "what stands between columns; found by itself", metavar="CHAR")
+    separator: str = option("\t", "what stands between columns, if it stands in the first line", metavar="CHAR")
 
 
 @dataclass(frozen=True)

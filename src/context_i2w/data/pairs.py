@@ -1,4 +1,4 @@
-"""The tab-separated list of training pairs, and batches made from it.
+"""The list of training pairs, and batches made from it.
 
 A row is an image file, its caption (`title`) and its masked caption, in which the object name is `<|replace|>`.
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -18,7 +17,9 @@ from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import ListColumns
 from context_i2w.data.packed_strings import Strings
+from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
+from context_i2w.files import is_hidden, note
 from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer, mark_placeholders
@@ -66,32 +67,29 @@ def check_list_exists(path: Path, option: str = "list") -> None:
 
 
 def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> PairList:
-    """Reads a list. Raises UserError if the file or a column is missing (naming those found), or it has no rows.
+    """Reads a list of any format of data/tables.py. Raises UserError if it or a column is missing, or it has no rows.
 
     Relative image paths start at the working folder, or at the list's own folder if they are not found there.
     """
     path, columns = Path(path), columns or ListColumns()
     check_list_exists(path)
-    try:
-        table = pd.read_csv(
-            path, sep=columns.separator or "\t", dtype=str, keep_default_na=False, encoding_errors="replace"
-        )
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path}: not a list with columns and rows ({str(error).strip()})") from error
+    table = read_table(path, columns.separator, errors="replace")
     wanted = (columns.image, columns.caption, columns.masked)
     missing = [name for name in wanted if name not in table.columns]
     if missing:
         remedy = "give the right names with --image-column, --caption-column, --masked-column"
         if missing == [columns.masked]:
             remedy = f"add it with `python scripts/mask_captions.py {path}` or name it with --masked-column"
-        found = ", ".join(map(repr, table.columns))
-        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {found}; {remedy}")
-    if not isinstance(table.index, pd.RangeIndex):
-        raise UserError(f"{path}: the rows have more columns than the header; is --separator right?")
-    if table.empty:
+        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; found {table.found}; {remedy}")
+    images, masked = table.columns[columns.image], table.columns[columns.masked]
+    hidden = {row for row, name in enumerate(images) if is_hidden(name)}
+    if hidden:
+        note(f"{path}: {len(hidden)} rows name hidden files ({images[min(hidden)]}); they are no images, and left out")
+        images, masked = ([cell for row, cell in enumerate(cells) if row not in hidden] for cells in (images, masked))
+    if not images:
         raise UserError(f"{path}: the list has no rows")
-    base = _base_folder(path, table[columns.image].head(200))
-    return PairList(path, Strings(str(base / name) for name in table[columns.image]), Strings(table[columns.masked]))
+    base = _base_folder(path, images[:200])
+    return PairList(path, Strings(str(base / name) for name in images), Strings(masked))
 
 
 def _base_folder(path: Path, names: Iterable[str]) -> Path:

@@ -1,20 +1,27 @@
 """WebDataset shards as files: names from patterns, samples one after the other, how many there are."""
 
 import contextlib
-import json
+import itertools
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from braceexpand import braceexpand
 from tqdm import tqdm
-from webdataset.gopen import gopen
 
 from context_i2w.errors import UserError
+from context_i2w.files import is_hidden, list_some, read_json, shown
 
 ATTEMPTS = 3  # at reading on in a shard whose connection broke
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+MOST_SHARDS, MOST_BYTES = 1_000_000, 1 << 31  # of a pattern, of a member
+DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)
+
+
+REMEDY = "delete it to have samples counted"
 
 
 class Sample(NamedTuple):
@@ -30,7 +37,7 @@ class BrokenShard(Exception):
 
 def is_shards(data: str) -> bool:
     """Whether training data are shards (`….tar`, a URL, `pipe:…`, a folder of tars) and not a list."""
-    return data.startswith("pipe:") or "://" in data or data.endswith(".tar") or any(_in_folder(data))
+    return data.startswith("pipe:") or "://" in data or data.endswith(ENDINGS) or any(_in_folder(data))
 
 
 def expand_shards(data: str) -> list[str]:
@@ -38,18 +45,39 @@ def expand_shards(data: str) -> list[str]:
 
     Raises UserError naming the local ones that are missing.
     """
-    shards = [str(path) for path in _in_folder(data)] or list(braceexpand(data))
+    try:
+        shards = _in_folder(data) or list(itertools.islice(braceexpand(data), MOST_SHARDS))
+    except ValueError as error:
+        raise UserError(f"{shown(data)}: not a pattern of shards ({error}); as {{00000..00331}}.tar") from None
     missing = [shard for shard in shards if is_local(shard) and not Path(shard).is_file()]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(
-            f"no such shards: {', '.join(missing[:3])}{more} (of {len(shards)}); mend --train-data or fetch them"
-        )
+        raise UserError(f"no such shards: {list_some(missing, 3)} (of {len(shards)}); mend the name or fetch them")
     return shards
 
 
 def is_local(shard: str) -> bool:
     return not shard.startswith("pipe:") and "://" not in shard
+
+
+def members(archive: Iterable[tarfile.TarInfo]) -> Iterator[tuple[int, str, str, tarfile.TarInfo]]:
+    """(number of the sample, its name, ending, header) of a shard's files, in their order.
+
+    A sample is what shares a name up to its first dot, as WebDataset has it; an ending that comes again begins a
+    sample of the same name. Hidden files are left out. Raises BrokenShard if a sample's files do not stand together.
+    """
+    number, name, endings, firsts = -1, None, set(), {}
+    for header in archive:
+        if not header.isfile() or is_hidden(header.name):
+            continue
+        this, ending = _split(header.name)
+        if this != name or ending in endings:
+            if firsts.setdefault(this, ending) != ending:
+                raise BrokenShard(f"the files of sample {shown(this)} do not stand together; pack it sorted by name")
+            number, name, endings = number + 1, this, set()
+        if header.size > MOST_BYTES:
+            raise BrokenShard(f"{shown(header.name)} would have {header.size} bytes")
+        endings.add(ending)
+        yield number, this, ending, header
 
 
 def read_samples(shard: str, skip: int = 0) -> Iterator[Sample]:
@@ -65,7 +93,7 @@ def read_samples(shard: str, skip: int = 0) -> Iterator[Sample]:
                 yield sample
                 skip, failures = skip + 1, 0
             return
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (*DAMAGE, BrokenShard) as error:
             failures += 1
             if is_local(shard) or failures == ATTEMPTS:
                 raise BrokenShard(f"{shard}: {error}") from None
@@ -84,6 +112,8 @@ def shard_sizes(shards: Sequence[str], samples: int | None, show: bool = True) -
         if samples not in (None, sum(known)):
             raise UserError(f"--train-samples {samples}: the shards' sizes files say {sum(known)}; leave it out")
         return known
+    if samples is not None and not 0 < samples < 1 << 40:
+        raise UserError(f"--train-samples {samples}: the number of samples of all shards is expected")
     if samples is not None:
         share, more = divmod(samples, len(shards))
         return [share + (number < more) for number in range(len(shards))]
@@ -93,33 +123,34 @@ def shard_sizes(shards: Sequence[str], samples: int | None, show: bool = True) -
         return [_count(shard) for shard in bar]
 
 
-def _in_folder(data: str) -> list[Path]:
-    return sorted(Path(data).glob("*.tar")) if "://" not in data and Path(data).is_dir() else []
+def _in_folder(data: str) -> list[str]:
+    if "://" in data or data.startswith("pipe:") or not Path(data).is_dir():
+        return []
+    return sorted(str(path) for path in Path(data).iterdir() if path.name.endswith(ENDINGS) and not is_hidden(path))
 
 
 def _read_once(shard: str, skip: int) -> Iterator[Sample]:
-    name, members, number = None, {}, -1
-    with _opened(shard) as archive:
-        for header in archive:
-            if not header.isfile():
-                continue
-            this, ending = _split(header.name)
-            if this != name:
-                if members:
-                    yield Sample(name, members)
-                name, members, number = this, {}, number + 1
+    sample, number = Sample("", {}), -1
+    with open_shard(shard) as archive:
+        for this, name, ending, header in members(archive):
+            if this != number:
+                if sample.members:
+                    yield sample
+                sample, number = Sample(name, {}), this
             if number >= skip:
-                members[ending] = archive.extractfile(header).read()
-        if members:
-            yield Sample(name, members)
+                sample.members[ending] = archive.extractfile(header).read()
+        if sample.members:
+            yield sample
 
 
 @contextlib.contextmanager
-def _opened(shard: str) -> Iterator[tarfile.TarFile]:
+def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
     if is_local(shard):
-        with tarfile.open(shard, "r:") as archive:
+        with tarfile.open(shard, "r:*") as archive:
             yield archive
         return
+    from webdataset.gopen import gopen  # imports torch, which lists and masking can do without
+
     stream = gopen(shard)
     try:
         with tarfile.open(fileobj=stream, mode="r|*") as archive:
@@ -140,33 +171,35 @@ def _sizes_from_list(shards: Sequence[str]) -> list[int] | None:
     path = Path(shards[0]).parent / "sizes.json"
     if not is_local(shards[0]) or not path.is_file():
         return None
-    sizes = _read_json(path)
+    sizes = read_json(path, {str: int}, REMEDY)
     missing = [shard for shard in shards if Path(shard).name not in sizes]
     if missing:
         raise UserError(
             f"{path}: does not name {Path(missing[0]).name} ({len(missing)} shards); make it anew or delete it"
         )
-    return [int(sizes[Path(shard).name]) for shard in shards]
+    return [_checked(sizes[Path(shard).name], path) for shard in shards]
 
 
 def _sizes_from_stats(shards: Sequence[str]) -> list[int] | None:
-    paths = [Path(shard.removesuffix(".tar") + "_stats.json") for shard in shards]
+    paths = [Path(_stem(shard) + "_stats.json") for shard in shards]
     if not all(is_local(shard) for shard in shards) or not all(path.is_file() for path in paths):
         return None
-    return [int(_read_json(path)["successes"]) for path in paths]
+    return [_checked(read_json(path, {"successes": int}, REMEDY)["successes"], path) for path in paths]
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it to have samples counted") from None
+def _stem(shard: str) -> str:
+    return shard.removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
+
+
+def _checked(size: int, path: Path) -> int:
+    if not 0 <= size < 1 << 40:
+        raise UserError(f"{path}: {shown(str(size))} samples in a shard; {REMEDY}")
+    return size
 
 
 def _count(shard: str) -> int:
     try:
-        with tarfile.open(shard, "r:") as archive:
-            names = [_split(header.name)[0] for header in archive if header.isfile()]
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{shard}: not a shard ({error}); fetch it again or leave it out") from None
-    return sum(a != b for a, b in zip(names, [None, *names]))
+        with open_shard(shard) as archive:
+            return max((number for number, *_ in members(archive)), default=-1) + 1
+    except (*DAMAGE, BrokenShard) as error:
+        raise UserError(f"{shard}: not a shard ({error}); mend it, fetch it again or leave it out") from None

@@ -6,6 +6,7 @@ an epoch, but for those at a lane's end, which are read twice; with more workers
 Resuming reads up to one block of each lane again. A stream is read over up to its place, a local file skips there.
 """
 
+import collections
 import contextlib
 import itertools
 import json
@@ -20,10 +21,11 @@ from context_i2w.data.batches import make_loader
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import ShardOptions
 from context_i2w.data.pairs import Batch, make_batch
-from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, read_samples, shard_sizes
+from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, is_local, read_samples, shard_sizes
 from context_i2w.data.shard_plan import Piece, ShardPlan
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
+from context_i2w.files import list_some
 from context_i2w.model.prompts import Tokenizer
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "image", "img")
@@ -160,14 +162,22 @@ def masked_caption(sample: Sample, name: str) -> str:
     text = sample.members.get(name.lower(), sample.members.get(f"{name.lower()}.txt"))
     if text is not None:
         return text.decode("utf-8", errors="replace")
-    try:
-        fields = json.loads(sample.members.get("json", b"{}").decode("utf-8", errors="replace"))
-    except ValueError:
-        raise BrokenPair(sample.name, "JSON can't be read") from None
-    caption = fields.get(name) if isinstance(fields, dict) else None
+    fields = json_fields(sample)
+    if fields is None:
+        raise BrokenPair(sample.name, "JSON can't be read")
+    caption = fields.get(name)
     if not isinstance(caption, str):
         raise BrokenPair(sample.name, "no masked caption")
     return caption
+
+
+def json_fields(sample: Sample) -> dict | None:
+    """What the sample's JSON holds; None if it can't be read."""
+    try:
+        fields = json.loads(sample.members.get("json", b"{}").decode("utf-8-sig", errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else {}
 
 
 def check_masked(shard: str, name: str) -> None:
@@ -179,12 +189,13 @@ def check_masked(shard: str, name: str) -> None:
                 masked_caption(sample, name)
                 return
             found |= dict.fromkeys([f".{ending}" for ending in sample.members])
-            with contextlib.suppress(ValueError, AttributeError):
-                found |= dict.fromkeys(json.loads(sample.members.get("json", b"{}")).keys())
+            found |= dict.fromkeys(json_fields(sample) or ())
+        if is_local(shard):
+            collections.deque(read_samples(shard, 1 << 60), maxlen=0)  # are its files sorted by kind?
     except BrokenShard as error:
         raise UserError(f"{error}; give --train-data shards that can be read") from None
     raise UserError(
-        f"{shard}: no member or JSON field {name!r}; found {', '.join(found) or 'no samples'}; add it with "
+        f"{shard}: no member or JSON field {name!r}; found {list_some([*found], 20) or 'no samples'}; add it with "
         f"`python scripts/mask_captions.py` or name it with --masked-column"
     )
 

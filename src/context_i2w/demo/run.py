@@ -12,8 +12,8 @@ from context_i2w.demo.gallery_images import find_images, is_benchmark
 from context_i2w.demo.server import Demo, is_loopback, serve
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions
-from context_i2w.evaluation.report import check_writable
 from context_i2w.evaluation.setup import LOGS, choose_data_root, choose_device
+from context_i2w.files import check_writable
 from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.search.files import Files
 from context_i2w.search.index import Index

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import PIL
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, one_line
+from context_i2w.files import atomic_path, check_writable, checksum, file_state, note, shown
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.images import ImageSource
 
@@ -27,34 +28,42 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path, name: str, clip: FrozenCLIP, precision: str, sources: Sequence[ImageSource]):
         """Raises UserError, before anything is encoded, if there can't be such a folder."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--feature-cache {folder}: can't be made ({error.strerror})") from None
         key = [clip.name, clip.weights_hash, clip.sizes.image_size, clip.image_mean, clip.image_std, precision]
         digest = hashlib.sha256(json.dumps([*key, PIL.__version__]).encode())
-        states = {path: _state(path) for path in {source.path for source in sources}}
+        states = {path: [os.path.abspath(path), *file_state(path)] for path in {source.path for source in sources}}
         for source in sources:
             digest.update(json.dumps([states[source.path], source.box, source.view]).encode())
         self.path = folder / f"{name}-{digest.hexdigest()[:32]}.safetensors"
+        if not self.path.is_file():
+            check_writable(self.path, "--feature-cache")
+        self.shape = (len(sources), clip.sizes.embed_dim)
 
     def read(self) -> torch.Tensor | None:
-        """None if they are not there yet. Raises UserError for a damaged file."""
+        """None if they are not there yet, or damaged, which a line says."""
         if not self.path.is_file():
             return None
         try:
-            return load_file(self.path)["embeddings"]
-        except (SafetensorError, KeyError) as error:
-            raise UserError(f"{self.path}: not readable ({error}); delete it") from None
+            with safe_open(self.path, "pt") as file:
+                found, about = file.get_tensor("embeddings"), file.metadata() or {}
+        except SafetensorError as error:
+            note(f"{self.path}: damaged ({shown(str(error))}); its images are seen anew")
+            return None
+        if found.shape != self.shape or about.get("checksum", _sum(found)) != _sum(found):
+            note(f"{self.path}: damaged; its images are seen anew")
+            return None
+        if "checksum" not in about:
+            note(f"{self.path}: written by an earlier version, without a checksum; delete it to have it made anew")
+        return found
 
     def write(self, embeddings: torch.Tensor) -> None:
-        """In one step, so that an interrupted run leaves no half file."""
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"embeddings": embeddings.float().cpu().contiguous()}, temporary)
-        os.replace(temporary, self.path)
+        """Whole or not at all; a disk that got full meanwhile costs the cache alone."""
+        embeddings = embeddings.float().cpu().contiguous()
+        try:
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(save({"embeddings": embeddings}, {"checksum": _sum(embeddings)}))
+        except UserError as error:
+            note(f"{one_line(error)}; the embeddings are not kept")
 
 
-def _state(path: str) -> tuple[str, int, int]:
-    """Where a file is, its size and the time of its last change."""
-    status = os.stat(path)
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+def _sum(embeddings: torch.Tensor) -> str:
+    return str(checksum(embeddings.numpy()))

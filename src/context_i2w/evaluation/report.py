@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from context_i2w.benchmarks.base import Benchmark
-from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.files import atomic_path, write_text
 
@@ -75,19 +74,6 @@ def write_submissions(result: Result, folder: Path) -> list[Path]:
             write_text(folder / name, json.dumps(content))
             written.append(folder / name)
     return written
-
-
-def check_writable(path: Path, option: str) -> None:
-    """Makes the folder of an output now, so that hours of encoding are not lost to a wrong path."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path.with_name(path.name + ".probe")) as temporary:
-            temporary.touch()
-        path.with_name(path.name + ".probe").unlink()
-    except OSError as error:
-        raise UserError(f"{option} {path}: can't be written ({error.strerror})") from None
-    if path.is_dir():
-        raise UserError(f"{option} {path}: a folder, the name of a file is expected")
 
 
 def table(result: Result) -> str:

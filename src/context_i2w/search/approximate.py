@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from context_i2w.errors import UserError
+from context_i2w.files import atomic_path, checksum, note
 from context_i2w.ranking.exact import REMOVED, top_indices
 from context_i2w.search.nearest import nearest
 
 BLOCK = 1 << 16  # rows added at once
 RECALL_AT = 10
 QUERIES = 64  # at once
+END = 4  # bytes of a checksum
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,27 @@ def set_parameters(index: Any, options: ApproximateOptions) -> None:
             raise UserError(f"FAISS refuses {options.parameters!r}: {_reason(error)}") from None
 
 
-def load(path: Path, options: ApproximateOptions) -> Any:
-    index = _faiss().read_index(str(path))
+def load(path: Path, options: ApproximateOptions) -> Any | None:
+    """None if there is none that is undamaged; FAISS itself would read anything."""
+    faiss = _faiss()
+    try:
+        content = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        return None
+    if len(content) < END or checksum(content[:-END]) != int.from_bytes(content[-END:].tobytes(), "little"):
+        note(f"{path}: damaged, or of an earlier version; made anew")
+        return None
+    index = faiss.deserialize_index(content[:-END])
     set_parameters(index, options)
     return index
 
 
 def save(index: Any, path: Path) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    _faiss().write_index(index, str(temporary))
-    temporary.replace(path)
+    """FAISS's own format, and its checksum behind it."""
+    content = _faiss().serialize_index(index)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+        file.write(checksum(content).to_bytes(END, "little"))
 
 
 def search(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from context_i2w.errors import UserError
+from context_i2w.files import atomic_path, write_text
 
 BLOCK = 1 << 14  # rows written at once
 
@@ -16,14 +17,15 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
     FILE.parquet: columns `path` and `feature` (fixed-size list of float32), `about` as the schema's metadata.
     FILE.npy: the matrix; beside it FILE.json with `paths` and `about`. Raises UserError for another suffix.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
-        _parquet(path, names, features, about)
+        with atomic_path(path) as temporary:
+            _parquet(temporary, names, features, about)
         return [path]
     if path.suffix == ".npy":
-        np.save(path, features)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, features)
         beside = path.with_suffix(".json")
-        beside.write_text(json.dumps({**about, "paths": names}, indent=1) + "\n")
+        write_text(beside, json.dumps({**about, "paths": names}, indent=1) + "\n")
         return [path, beside]
     raise UserError(f"{path}: features are exported to a .parquet or .npy file")
 
@@ -33,7 +35,7 @@ def _parquet(path: Path, names: list[str], features: np.ndarray, about: dict[str
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UserError(f"{path}: Parquet needs `pip install pyarrow`; .npy needs nothing more") from None
+        raise UserError(f"{path.name}: Parquet needs `pip install pyarrow`; .npy needs nothing more") from None
     width = features.shape[1]
     schema = pa.schema([("path", pa.string()), ("feature", pa.list_(pa.float32(), width))], metadata=about)
     with pq.ParquetWriter(path, schema) as writer:

@@ -4,20 +4,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from context_i2w.errors import UserError
+from context_i2w.files import FileState, file_state, is_hidden
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"]
 )
-
-
-class FileState(NamedTuple):
-    """Size in bytes and time of the last change in ns: another pair means another content."""
-
-    size: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -68,10 +61,9 @@ def files_of_list(paths: Iterable[str | os.PathLike], label: str) -> Files:
     states = {}
     for path in absolute:
         try:
-            stat = os.stat(path)
+            states[Path(path).relative_to(root).as_posix()] = file_state(path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
-        states[Path(path).relative_to(root).as_posix()] = FileState(stat.st_size, stat.st_mtime_ns)
     return Files(root, states, label)
 
 
@@ -81,7 +73,7 @@ def _walk(folder: Path) -> Iterable[os.DirEntry]:
     except PermissionError:
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        if is_hidden(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path))

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from context_i2w.errors import UserError
+from context_i2w.files import read_json, write_text
 from context_i2w.search import approximate
 from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
 from context_i2w.search.export import export
@@ -113,9 +114,8 @@ class Index:
         chosen = ApproximateOptions(factory, parameters, **options)
         name = re.sub(r"[^A-Za-z0-9]+", "-", factory)
         path = self.store.folder / f"{self.store.identity}.{name}.faiss"
-        if path.is_file():
-            index = approximate.load(path, chosen)
-        else:
+        index = approximate.load(path, chosen)
+        if index is None:
             index = approximate.build(self.features, chosen)
             approximate.save(index, path)
         self._approximate = index, chosen
@@ -136,12 +136,12 @@ class Index:
 
     def _measured_recall(self, index: Any, options: ApproximateOptions, path: Path) -> float:
         """Kept beside the index, by search parameters; printed when it is measured."""
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        known = read_json(path, {str: float}, "delete it") if path.is_file() else {}
         key = json.dumps(asdict(options), sort_keys=True)
         if key not in known:
             queries = approximate.sample_queries(self.features, options)
             known[key] = approximate.recall(index, self.features, queries, options.candidates)
-            path.write_text(json.dumps(known, indent=1) + "\n")
+            write_text(path, json.dumps(known, indent=1) + "\n")
             print(
                 f"{options.factory} {options.parameters}: recall@{RECALL_AT} against exact search {known[key]:.4f} "
                 f"({len(queries)} gallery images as queries)"

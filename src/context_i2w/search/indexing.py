@@ -23,6 +23,8 @@ def bring_up_to_date(store: Store, files: Files, clip: FrozenCLIP, options: Enco
 
     Files that can't be read are kept in `store.contents.broken` and tried again when they change.
     """
+    if store.is_complete(files.states):
+        return
     with store.update() as journal:
         missing = store.missing(files.states, journal)
         if missing:

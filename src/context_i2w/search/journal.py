@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from context_i2w.search.files import FileState
+from context_i2w.errors import UserError
+from context_i2w.files import FileState, checksum, disk_errors, parse_json
 
+LINE = {"name": object, "state": [int], "sum?": int, "broken?": str}
 ROWS = "pending.f32"
 LINES = "pending.jsonl"
 
@@ -16,7 +18,7 @@ LINES = "pending.jsonl"
 class Journal:
     """pending.f32 holds rows of `width` float32; pending.jsonl a line for each, and one for each broken file.
 
-    A row counts once its line is whole; what a kill left beyond that is cut off on opening.
+    A row counts once its line is whole and its checksum right; what a kill left beyond that is cut off on opening.
     """
 
     def __init__(self, folder: Path, width: int):
@@ -29,9 +31,10 @@ class Journal:
 
     def add(self, names: Sequence[str], states: Mapping[str, FileState], rows: np.ndarray) -> None:
         """Appends rows [b, E]."""
-        with open(self.folder / ROWS, "ab") as file:
-            file.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
-        self._log([{"name": name, "state": states[name]} for name in names])
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        with disk_errors(self.folder / ROWS), open(self.folder / ROWS, "ab") as file:
+            file.write(rows)
+        self._log([{"name": name, "state": states[name], "sum": checksum(row)} for name, row in zip(names, rows)])
         for name in names:
             self.rows[name] = (states[name], self._count)
             self._count += 1
@@ -52,11 +55,12 @@ class Journal:
 
     def _recover(self) -> None:
         rows, lines = self.folder / ROWS, self.folder / LINES
-        stored = rows.stat().st_size // (4 * self.width) if rows.is_file() else 0
+        stored = np.fromfile(rows, np.float32) if rows.is_file() else np.empty(0, np.float32)
+        stored = stored[: len(stored) // self.width * self.width].reshape(-1, self.width)
         kept = 0
         for line in lines.read_bytes().splitlines(keepends=True) if lines.is_file() else []:
             entry = _whole(line)
-            if entry is None or ("broken" not in entry and self._count == stored):
+            if entry is None or not ("broken" in entry or self._holds(stored, entry["sum"])):
                 break
             kept += len(line)
             state = FileState(*entry["state"])
@@ -70,13 +74,20 @@ class Journal:
         if rows.is_file():
             os.truncate(rows, 4 * self.width * self._count)
 
+    def _holds(self, stored: np.ndarray, wanted: int | None) -> bool:
+        """Whether the next row is there and undamaged."""
+        return self._count < len(stored) and checksum(stored[self._count]) == wanted
+
     def _log(self, entries: Sequence[dict]) -> None:
-        with open(self.folder / LINES, "a", encoding="ascii") as file:
+        with disk_errors(self.folder / LINES), open(self.folder / LINES, "a", encoding="ascii") as file:
             file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def _whole(line: bytes) -> dict | None:
+    """None for a line cut short or damaged; rows of earlier versions have no sum, and are encoded again."""
     try:
-        return json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+        entry = parse_json(line, LINES, LINE) if line.endswith(b"\n") else None
+    except UserError:
         return None
+    whole = entry and isinstance(entry["name"], str) and len(entry["state"]) == 2
+    return {"sum": None, **entry} if whole else None

@@ -4,12 +4,12 @@ A store is a folder:
     index.json            names, states and broken files; which features file belongs to it
     features-ID.npy       [n, E] float32 unit rows in the order of names
     pending.*             the journal of an update that has not finished; the next one takes its rows over
-index.json is replaced in one step once its features file is complete, so a reader never sees half an update.
+index.json is replaced in one step once its features file is complete, so a reader never sees half an update. Both carry
+a checksum that is verified at each opening; a damaged store is named and made anew.
 """
 
 import contextlib
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,16 +17,29 @@ from pathlib import Path
 
 import numpy as np
 
-from context_i2w.errors import UserError
-from context_i2w.search.files import FileState
-from context_i2w.search.journal import Journal
-
-try:
-    import fcntl
-except ImportError:  # Windows: two updates at the same time are then not noticed
-    fcntl = None
+from context_i2w.errors import UserError, one_line
+from context_i2w.files import (
+    FileName,
+    FileState,
+    atomic_path,
+    checksum,
+    locked,
+    note,
+    read_json,
+    write_text,
+)
+from context_i2w.search.journal import LINES, Journal
 
 FORMAT = 1
+INDEX = {
+    "format": int,
+    "width": int,
+    "features": FileName | None,
+    "checksum?": int | None,
+    "own?": int,
+    "rows": [list],
+    "broken": [list],
+}
 COPIED = 1 << 14  # rows copied at once
 
 
@@ -37,6 +50,7 @@ class Contents:
     rows: dict[str, FileState] = field(default_factory=dict)
     broken: dict[str, tuple[FileState, str]] = field(default_factory=dict)
     features: str | None = None  # name of the features file
+    checksum: int | None = None  # of its rows; None as earlier versions wrote it
 
 
 class Store:
@@ -61,9 +75,15 @@ class Store:
     @contextlib.contextmanager
     def update(self) -> Iterator[Journal]:
         """The journal to add rows to. Raises UserError if the store can't be written or is being updated elsewhere."""
-        with self._locked():
+        busy = f"{self.folder}: another process is updating this index; wait for it"
+        with locked(self.folder / "lock", busy):
             self.contents = self._read()
             yield Journal(self.folder, self.width)
+
+    def is_complete(self, wanted: Mapping[str, FileState]) -> bool:
+        """Whether the store is exactly `wanted` already, so that nothing has to be written."""
+        broken = {name: state for name, (state, _) in self.contents.broken.items()}
+        return {**self.contents.rows, **broken} == dict(wanted) and not (self.folder / LINES).exists()
 
     def missing(self, wanted: Mapping[str, FileState], journal: Journal) -> list[str]:
         """Names that neither the store nor the journal knows in this state."""
@@ -88,70 +108,79 @@ class Store:
                 self._write_features(new, journal)
             self._write_json(new)
             self.contents = new
-            for old in self.folder.glob("features-*"):
-                if not old.name.startswith(self.identity):
-                    old.unlink(missing_ok=True)
+        for old in self.folder.glob("*features-*"):
+            if not (self.identity and old.name.startswith(self.identity)):
+                old.unlink(missing_ok=True)
         journal.delete()
 
     def _write_features(self, new: Contents, journal: Journal) -> None:
         before = {name: number for number, name in enumerate(self.contents.rows)}
         old, fresh = self.features(), journal.array()
-        out = np.lib.format.open_memmap(
-            self.folder / new.features, "w+", np.dtype(np.float32), (len(new.rows), self.width)
-        )
-        names = list(new.rows)
-        for start in range(0, len(names), COPIED):
-            block = np.empty((min(COPIED, len(names) - start), self.width), np.float32)
-            for place, name in enumerate(names[start : start + COPIED]):
-                state, number = journal.rows.get(name, (None, -1))
-                block[place] = fresh[number] if state == new.rows[name] else old[before[name]]
-            out[start : start + len(block)] = block
-        out.flush()
+        names, sums = list(new.rows), []
+        with atomic_path(self.folder / new.features) as temporary, open(temporary, "wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(names), self.width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(names), COPIED):
+                block = np.empty((min(COPIED, len(names) - start), self.width), np.float32)
+                for place, name in enumerate(names[start : start + COPIED]):
+                    state, number = journal.rows.get(name, (None, -1))
+                    block[place] = fresh[number] if state == new.rows[name] else old[before[name]]
+                file.write(block)
+                sums.append(checksum(block))
+        new.checksum = _joined(sums)
 
     def _write_json(self, new: Contents) -> None:
         content = {
             "format": FORMAT,
             "width": self.width,
             "features": new.features,
+            "checksum": new.checksum,
             "rows": [[name, *state] for name, state in new.rows.items()],
             "broken": [[name, *state, reason] for name, (state, reason) in new.broken.items()],
         }
-        temporary = self.folder / f"index.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(content))
-        temporary.replace(self.folder / "index.json")
+        write_text(self.folder / "index.json", json.dumps({**content, "own": _own_sum(content)}))
 
     def _read(self) -> Contents:
-        """A store that is unreadable or of another format counts as empty: it is only a cache."""
+        """A store that is damaged, or of another format, counts as empty, with a line: it is only a cache."""
+        path = self.folder / "index.json"
+        if not path.is_file():
+            return Contents()
         try:
-            content = json.loads((self.folder / "index.json").read_text())
-            if (content["format"], content["width"]) != (FORMAT, self.width):
+            content = read_json(path, INDEX)
+            if content["width"] != self.width or content["format"] != FORMAT:
                 return Contents()
+            own = content.pop("own", None)
+            if own != (_own_sum(content) if "checksum" in content else None):
+                raise UserError(f"{path}: damaged")
             rows = {name: FileState(size, time) for name, size, time in content["rows"]}
             broken = {name: (FileState(size, time), reason) for name, size, time, reason in content["broken"]}
-            if rows:
-                shape = np.load(self.folder / content["features"], mmap_mode="r").shape
-                if shape != (len(rows), self.width):
-                    return Contents()
-        except (OSError, ValueError, KeyError, TypeError):
+            contents = Contents(rows, broken, content["features"], content.get("checksum"))
+            self._check_features(contents)
+        except Exception as error:  # damage can raise nearly anything
+            note(f"{one_line(error)}; the index is made anew")
             return Contents()
-        return Contents(rows, broken, content["features"])
+        return contents
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "lock", "w")  # noqa: SIM115 (held open while locked)
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: features can't be kept there ({error.strerror}); name another folder by cache="
-            ) from None
-        with lock:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise UserError(f"{self.folder}: another process is updating this index; wait for it") from None
-            yield
+    def _check_features(self, contents: Contents) -> None:
+        if not contents.rows:
+            return
+        features = np.load(self.folder / contents.features, mmap_mode="r")
+        if features.dtype != np.float32 or features.shape != (len(contents.rows), self.width):
+            raise UserError(f"{self.folder / contents.features}: not the features of {len(contents.rows)} images")
+        if contents.checksum is None:
+            note(f"{self.folder}: an index of an earlier version, without checksums; delete it to have it made anew")
+        elif contents.checksum != _joined(
+            [checksum(features[i : i + COPIED]) for i in range(0, len(features), COPIED)]
+        ):
+            raise UserError(f"{self.folder / contents.features}: damaged")
+
+
+def _joined(sums: list[int]) -> int:
+    return checksum(np.array(sums, "<u4"))
+
+
+def _own_sum(content: Mapping) -> int:
+    return checksum(json.dumps(content).encode())
 
 
 def _entry(name: str, state: FileState, *sources: Mapping) -> tuple | None:

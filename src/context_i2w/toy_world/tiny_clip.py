@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from context_i2w.files import atomic_path
 from context_i2w.model.prompts import END_ID, PLACEHOLDER_ID, START_ID, Tokenizer
 from context_i2w.toy_world import vocabulary
 
@@ -94,7 +95,5 @@ def save_tiny_clip(model: nn.Module, table: WordTable, path: Path) -> None:
     state["token_embedding.rows"] = state.pop("token_embedding.weight")
     state["token_embedding.ids"] = table.ids
     state["logit_scale"] = model.logit_scale.detach().clone()
-    temporary = path.with_name(f".{path.name}.part")
-    save_file(state, temporary, metadata={"format": "pt"})
-    temporary.chmod(0o644)  # the writer leaves it readable by its owner only
-    temporary.replace(path)
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})

@@ -1,76 +1,35 @@
 """Adds the masked-caption column to a list: TSV, CSV or Parquet; stopped, it goes on where it was.
 
-Finished parts of PART_ROWS captions wait in a folder beside the output until the last one is done; then
-the list is written whole and the folder goes.
+Finished parts of PART_ROWS captions wait in a folder beside the output until the last one is done; then the list is
+written whole, read back and compared with what was read, and only then takes its place; the folder goes.
 """
 
 import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
+from context_i2w.data.tables import Table, read_table, write_table
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, write_text
+from context_i2w.files import atomic_path, read_json, write_text
 from context_i2w.preparation.masking.rules import Parser, mask_captions
-from context_i2w.preparation.masking.summary import Summary
+from context_i2w.preparation.masking.summary import SUMMARY, Summary
 
 PART_ROWS = 20_000
 MASKED_COLUMN = "masked_title"
 CAPTION_COLUMNS = ("title", "caption")
-GOOGLE_COLUMNS = ["caption", "url"]  # of Google's own TSV, which has no header
 
 
-@dataclass(frozen=True)
-class CaptionList:
-    """A list in memory and how it was written, so that it is written the same way again."""
-
-    table: pd.DataFrame
-    caption_column: str
-    separator: str | None  # None: Parquet
-    had_header: bool
-
-
-def read_list(path: Path, caption_column: str | None = None) -> CaptionList:
-    """Reads a list as text. A TSV whose first line is `caption<TAB>url` without names is Google's own.
-
-    Raises UserError if it cannot be read or has no caption column, naming the columns found.
-    """
-    try:
-        if path.suffix == ".parquet":
-            table, separator, has_header = pd.read_parquet(path), None, True
-        else:
-            separator, has_header = _describe(path)
-            table = _read_text(path, separator, has_header)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such list") from None
-    except ImportError:
-        raise UserError(f"{path}: reading Parquet needs pyarrow; `pip install pyarrow`") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a list with columns and rows ({str(error).strip()})") from None
-    wanted = [caption_column] if caption_column else CAPTION_COLUMNS
-    column = next((name for name in wanted if name in table.columns), None)
+def caption_column(table: Table, wanted: str | None = None) -> str:
+    """The column of captions. Raises UserError naming the columns found."""
+    names = [wanted] if wanted else CAPTION_COLUMNS
+    column = next((name for name in names if name in table.columns), None)
     if column is None:
-        found = ", ".join(map(repr, table.columns))
-        raise UserError(f"{path}: no column {' or '.join(map(repr, wanted))}; found {found}; give --caption-column")
-    return CaptionList(table, column, separator, has_header)
-
-
-def _describe(path: Path) -> tuple[str, bool]:
-    """Separator and whether there is a header, from the first line."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        first = file.readline().rstrip("\r\n")
-    separator = "\t" if "\t" in first else ","
-    fields = first.split("\t")
-    return separator, not (len(fields) == 2 and fields[1].startswith(("http://", "https://")))
-
-
-def _read_text(path: Path, separator: str, has_header: bool) -> pd.DataFrame:
-    options = {} if has_header else {"header": None, "names": GOOGLE_COLUMNS, "quoting": 3}
-    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding_errors="replace", **options)
+        asked = " or ".join(map(repr, names))
+        raise UserError(f"{table.path}: no column {asked}; found {table.found}; give --caption-column")
+    return column
 
 
 def mask_list(
@@ -79,21 +38,21 @@ def mask_list(
     parser: Parser,
     policy: str,
     *,
-    caption_column: str | None = None,
+    column: str | None = None,
     masked_column: str = MASKED_COLUMN,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Summary:
     """Writes `source` with the masked column to `output` (which may be `source`); returns what was done.
 
-    progress(done, total) is told after each part. Raises UserError if the column exists and `overwrite` is not
-    set, or if an unfinished run with other options waits beside the output.
+    column: of the captions; title or caption if left out. progress(done, total) is told after each part.
+    Raises UserError if the column exists and `overwrite` is not set, if an unfinished run with other options waits
+    beside the output, or if the list can't be read without doubt; it is then left as it was.
     """
-    captions_list = read_list(source, caption_column)
-    table = captions_list.table
+    table = read_table(source)
+    captions = table.columns[caption_column(table, column)]
     if masked_column in table.columns and not overwrite:
         raise UserError(f"{source} has a column {masked_column!r} already; add --overwrite to make it anew")
-    captions = table[captions_list.caption_column].fillna("").astype(str).tolist()
     parts = output.with_name(output.name + ".masking")
     _claim(parts, captions, parser, policy)
     masked: list[str] = []
@@ -102,13 +61,18 @@ def mask_list(
         part = parts / f"{number:05d}.json"
         if not part.exists():
             _mask_part(part, captions[begin : begin + PART_ROWS], parser, policy)
-        content = json.loads(part.read_text(encoding="utf-8"))
+        content = read_json(part, PART, f"delete {parts} and run again")
+        if len(content["masked"]) != len(captions[begin : begin + PART_ROWS]):
+            raise UserError(f"{part}: not as many captions as the list has; delete {parts} and run again")
         masked += content["masked"]
         summary.merge(Summary.from_json(content["summary"]))
         progress(len(masked), len(captions))
-    _write(output, captions_list, table.assign(**{masked_column: masked}))
+    _write(replace(table, columns={**table.columns, masked_column: masked}), output, masked_column)
     shutil.rmtree(parts)
     return summary
+
+
+PART = {"masked": [str], "summary": SUMMARY}
 
 
 def _claim(parts: Path, captions: list[str], parser: Parser, policy: str) -> None:
@@ -116,7 +80,7 @@ def _claim(parts: Path, captions: list[str], parser: Parser, policy: str) -> Non
     digest = hashlib.sha256("\n".join(captions).encode("utf-8", "replace")).hexdigest()
     work = json.dumps({"captions": digest, "parser": parser.name, "policy": policy, "rows": PART_ROWS}, indent=1)
     settings = parts / "settings.json"
-    if settings.exists() and settings.read_text() != work:
+    if settings.exists() and settings.read_bytes() != work.encode():
         raise UserError(f"{parts} holds an unfinished run with another list, parser or policy; finish or delete it")
     write_text(settings, work)
 
@@ -129,10 +93,24 @@ def _mask_part(part: Path, captions: list[str], parser: Parser, policy: str) -> 
     write_text(part, json.dumps(content))
 
 
-def _write(output: Path, captions_list: CaptionList, table: pd.DataFrame) -> None:
+def _write(table: Table, output: Path, masked_column: str) -> None:
+    """Puts the list in its place once what was written reads back as what was meant, row by row."""
     with atomic_path(output) as temporary:
-        if captions_list.separator is None:
-            table.to_parquet(temporary, index=False)
+        if table.separator is None:
+            _write_parquet(table, temporary, masked_column)
         else:
-            # always with a header: the new column has to be found by its name
-            table.to_csv(temporary, sep=captions_list.separator, index=False, lineterminator="\n")
+            write_table(table, temporary)
+        if read_table(temporary, table.separator).columns != table.columns:
+            raise UserError(f"{output}: the list would not read back as it was, and is left as it is; is it damaged?")
+
+
+def _write_parquet(table: Table, target: Path, masked_column: str) -> None:
+    """The other columns keep their types."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    whole = parquet.read_table(table.path)
+    if masked_column in whole.column_names:
+        whole = whole.drop_columns([masked_column])
+    whole = whole.append_column(masked_column, pa.array(table.columns[masked_column], pa.string()))
+    parquet.write_table(whole.select(list(table.columns)), target)

@@ -1,7 +1,7 @@
 """Adds masked captions to WebDataset shards: each sample's `.json` gains the field `masked_title`.
 
 A shard is rewritten to another folder, whole or not at all, and its summary beside it; finished shards are
-skipped, so a stopped run goes on where it was. All other members keep their bytes and order.
+skipped, so a stopped run goes on where it was. All other members keep their bytes and order; hidden ones are left out.
 """
 
 import io
@@ -12,45 +12,38 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from braceexpand import braceexpand
-
+from context_i2w.data.shard_files import DAMAGE, BrokenShard, expand_shards, is_local, members, open_shard
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, list_some, write_text
+from context_i2w.files import atomic_path, list_some, read_json, write_text
 from context_i2w.preparation.masking.lists import MASKED_COLUMN
 from context_i2w.preparation.masking.rules import Parser, mask_captions
-from context_i2w.preparation.masking.summary import Summary
+from context_i2w.preparation.masking.summary import SUMMARY, Summary
 
 _BATCH = 2_000
 
 
 class Member(NamedTuple):
-    """A file of a tar: its header and bytes."""
+    """A file of a tar: its header and bytes; `name` is its sample's."""
 
     header: tarfile.TarInfo
     content: bytes
-
-    @property
-    def key(self) -> str:
-        """What the files of one sample share: the path up to the first dot of its name."""
-        folder, _, name = self.header.name.rpartition("/")
-        return f"{folder}/{name.split('.')[0]}"
-
-    @property
-    def ending(self) -> str:
-        return self.header.name.rpartition("/")[2].partition(".")[2].lower()
+    name: str
+    ending: str
 
 
 def find_shards(patterns: Iterable[str]) -> list[Path]:
     """Shards by folder, path or brace pattern (`{00000..00331}.tar`). Raises UserError if any is missing."""
-    shards: list[Path] = []
-    for pattern in patterns:
-        for name in braceexpand(pattern):
-            path = Path(name)
-            shards += sorted(path.glob("*.tar")) if path.is_dir() else [path]
-    missing = [str(shard) for shard in shards if not shard.is_file()]
-    if missing or not shards:
-        raise UserError(f"no such shards: {list_some(missing or list(patterns))}")
-    return shards
+    shards = [shard for pattern in patterns for shard in expand_shards(pattern)]
+    remote = [shard for shard in shards if not is_local(shard)]
+    if remote:
+        raise UserError(f"{list_some(remote)}: only local shards are rewritten; fetch them first")
+    names = [Path(shard).name for shard in shards]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise UserError(
+            f"two shards are called {list_some(twice)}, and would become one; mask their folders one by one"
+        )
+    return [Path(shard) for shard in shards]
 
 
 def mask_shards(
@@ -75,7 +68,8 @@ def mask_shards(
         if not ((output / shard.name).exists() and report.exists()):
             summary = _mask_shard(shard, output / shard.name, parser, policy, masked_field)
             write_text(report, json.dumps({**work, "summary": summary.as_json()}))
-        content = json.loads(report.read_text(encoding="utf-8"))
+        shape = {**dict.fromkeys(work, str), "summary": SUMMARY}
+        content = read_json(report, shape, "delete it, and the shard is masked again")
         if {name: content[name] for name in work} != work:
             raise UserError(f"{output / shard.name} was made with another parser or policy; name another --output")
         total.merge(Summary.from_json(content["summary"]))
@@ -84,7 +78,8 @@ def mask_shards(
 
 def _mask_shard(source: Path, target: Path, parser: Parser, policy: str, masked_field: str) -> Summary:
     summary = Summary()
-    with atomic_path(target) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as out:
+    mode = "w" if source.suffix == ".tar" else "w:gz"
+    with atomic_path(target) as temporary, tarfile.open(temporary, mode, format=tarfile.PAX_FORMAT) as out:
         for samples in _batches(_samples(source)):
             captions = [_caption(sample) for sample in samples]
             known = [caption for caption in captions if caption is not None]
@@ -102,12 +97,11 @@ def _mask_shard(source: Path, target: Path, parser: Parser, policy: str, masked_
 
 def _samples(shard: Path) -> Iterator[list[Member]]:
     try:
-        with tarfile.open(shard) as archive:
-            members = (Member(header, archive.extractfile(header).read()) for header in archive if header.isfile())
-            for _, sample in groupby(members, key=lambda member: member.key):
-                yield list(sample)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{shard} is damaged ({error}); fetch it again") from None
+        with open_shard(str(shard)) as archive:
+            for _, sample in groupby(members(archive), key=lambda member: member[0]):
+                yield [Member(header, archive.extractfile(header).read(), *names) for _, *names, header in sample]
+    except (*DAMAGE, BrokenShard) as error:
+        raise UserError(f"{shard} can't be read ({error}); mend it or fetch it again") from None
 
 
 def _batches(samples: Iterator[list[Member]]) -> Iterator[list[list[Member]]]:
@@ -135,8 +129,8 @@ def _caption(sample: list[Member]) -> str | None:
 
 def _fields(content: bytes) -> dict | None:
     try:
-        fields = json.loads(content)
-    except ValueError:
+        fields = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) else None
 
@@ -145,10 +139,8 @@ def _with_field(sample: list[Member], name: str, value: str) -> list[Member]:
     place = next((i for i, member in enumerate(sample) if member.ending == "json"), None)
     fields = {} if place is None else _fields(sample[place].content)
     content = json.dumps({**fields, name: value}).encode()
-    if place is None:
-        header = tarfile.TarInfo(sample[0].key.removeprefix("/") + ".json")
-    else:
-        header = sample[place].header
+    header = tarfile.TarInfo(sample[0].name + ".json") if place is None else sample[place].header
     header.size = len(content)
-    member = Member(header, content)
+    header.pax_headers = {key: value for key, value in header.pax_headers.items() if key != "size"}
+    member = Member(header, content, sample[0].name, "json")
     return [*sample, member] if place is None else [*sample[:place], member, *sample[place + 1 :]]

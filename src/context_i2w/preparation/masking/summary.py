@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from context_i2w.preparation.masking.rules import Masked
 
 SAMPLES = 20
+SUMMARY = {"captions": int, "masked": int, "without_caption": int, "phrases": {str: int}, "samples": [[str]]}
 
 
 @dataclass
@@ -42,8 +43,10 @@ class Summary:
 
     @classmethod
     def from_json(cls, content: dict) -> "Summary":
-        samples = [tuple(sample) for sample in content["samples"]]
-        return cls(**{**content, "phrases": Counter(content["phrases"]), "samples": samples})
+        """content: of the shape SUMMARY."""
+        samples = [(*sample, "", "", "")[:3] for sample in content["samples"]]
+        known = {name: content[name] for name in SUMMARY}
+        return cls(**{**known, "phrases": Counter(content["phrases"]), "samples": samples})
 
     def text(self, most: int = 20) -> str:
         """For people: the masked share, the commonest phrases, the samples."""
