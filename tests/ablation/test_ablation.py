@@ -15,8 +15,8 @@ import ablate
 from context_i2w.ablation.grid import read_grid
 from context_i2w.ablation.results import differences_of
 from context_i2w.ablation.runs import run_of
-from context_i2w.ablation.significance import Scores
 from context_i2w.errors import UserError
+from context_i2w.ranking.significance import Scores
 from context_i2w.toy_world import Sizes, make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST
 from context_i2w.training.options import parse_settings

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from context_i2w.ranking import metrics
@@ -49,6 +51,56 @@ def test_mean_average_precision_by_hand():
     result = metrics.mean_average_precision_at(hits, torch.tensor([3]), (1, 5))
     assert result["mAP@1"] == 100.0
     assert result["mAP@5"] == pytest.approx(100 * (1 + 2 / 3) / 3)
+
+
+def plain_average_precision(relevant: list[bool]) -> float:
+    """The Oxford evaluation's loop over all ranks: the area under precision over recall, trapezoid by trapezoid."""
+    count, found, before, area = sum(relevant), 0, 1.0, 0.0
+    for place, hit in enumerate(relevant):
+        found += hit
+        precision = found / (place + 1)
+        if hit:
+            area += (before + precision) / 2 / (count + 1e-5)
+        before = precision
+    return 100 * area
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=6), st.data())
+def test_average_precision_equals_the_loop_over_ranks(relevant, data):
+    """Several positives, one, none, all."""
+    lists = [[place + 1 for place, hit in enumerate(row) if hit] for row in relevant]
+    ranks = torch.tensor([row + [0] * (12 - len(row)) for row in lists])
+    wanted = [plain_average_precision(row) for row in relevant]
+    assert metrics.average_precisions(ranks).tolist() == pytest.approx(wanted, abs=1e-9)
+    assert metrics.mean_average_precision(ranks)["mAP"] == pytest.approx(sum(wanted) / len(wanted))
+    instances = data.draw(st.lists(st.sampled_from("abc"), min_size=len(relevant), max_size=len(relevant)))
+    of_each = [[w for w, name in zip(wanted, instances) if name == instance] for instance in set(instances)]
+    found = metrics.mean_average_precision_by_instance(ranks, instances)
+    assert found["mAP"] == pytest.approx(sum(wanted) / len(wanted))
+    assert found["mmAP"] == pytest.approx(sum(sum(row) / len(row) for row in of_each) / len(of_each))
+    assert found["minmAP"] == pytest.approx(sum(min(row) for row in of_each) / len(of_each))
+    for number in found.values():
+        weights = 1 / len(wanted) if number.weights is None else number.weights
+        assert float((number.values * weights).sum()) == pytest.approx(number)
+
+
+def test_average_precision_by_hand():
+    ranks = torch.tensor([[1, 4], [3, 0], [0, 0]])
+    first = (1 + 1) / 2 + (1 / 3 + 2 / 4) / 2
+    wanted = [100 * first / 2.00001, 100 * (0 + 1 / 3) / 2 / 1.00001, 0]
+    assert metrics.average_precisions(ranks).tolist() == pytest.approx(wanted)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=5), st.integers(1, 12))
+def test_domain_recall_and_precision_count_hits(relevant, k):
+    ranks = torch.tensor([sorted(i + 1 for i in range(9) if row[i]) + [0] * (9 - sum(row)) for row in relevant])
+    found = metrics.domain_recall_and_precision(ranks, (k,))
+    recalls = [sum(row[:k]) / (sum(row) + 1e-5) for row in relevant]
+    precisions = [sum(row[:k]) / (min(sum(row), k) + 1e-5) for row in relevant]
+    assert found[f"R@{k}"] == pytest.approx(100 * sum(recalls) / len(recalls))
+    assert found[f"P_capped@{k}"] == pytest.approx(100 * sum(precisions) / len(precisions))
 
 
 def test_mean_over_groups_keeps_shared_metrics():

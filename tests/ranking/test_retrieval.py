@@ -37,35 +37,60 @@ def test_top_indices_equal_a_full_sort(rows, data):
     spread=st.sampled_from([0.0, 1e-7, 1e-5, 1.0]),  # near-ties within, around and far above float32's error
     memory=st.sampled_from([64, 4096, 1 << 20]),
     removal=st.booleans(),
-    restricted=st.booleans(),
+    restricted=st.sampled_from(["", "lists", "ranges"]),
+    product=st.booleans(),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_rankings_equal_a_full_sort_in_float64(queries, gallery, width, spread, memory, removal, restricted, seed):
+def test_rankings_equal_a_full_sort_in_float64(
+    queries, gallery, width, spread, memory, removal, restricted, product, seed
+):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
     pick = lambda high, *shape: torch.randint(high, shape, generator=generator)  # noqa: E731
     unit = torch.nn.functional.normalize(draw(1, width) + spread * draw(queries + gallery, width), dim=1)
     unit[queries + pick(gallery, gallery // 2)] = unit[queries + pick(gallery, gallery // 2)]  # the same image again
     excluded = pick(gallery + 1, queries) - 1 if removal else None
-    candidates = [pick(gallery, 7).tolist() for _ in range(queries)] if restricted else None
-    ranking = Ranking(unit[:queries], unit[queries:], excluded, candidates, memory)
+    candidates = None
+    if restricted:  # ranges of two kinds, side by side or not
+        ranges = range(gallery // 2), range(gallery // 3, gallery)
+        kept = lambda: pick(gallery, 7).tolist() if restricted == "lists" else ranges[pick(2, 1)]  # noqa: E731
+        candidates = [kept() for _ in range(queries)]
+    second = None
     rows = similarities(unit[:queries], unit[queries:])
+    if product:
+        asked = torch.nn.functional.normalize(unit[:queries] + spread * draw(queries, width), dim=1)
+        second = asked, unit[queries:]
+        factors = [(x.double() @ unit[queries:].double().T).clamp(min=0) for x in (unit[:queries], asked)]
+        rows = (factors[0] * factors[1]).float()
+    ranking = Ranking(unit[:queries], unit[queries:], excluded, candidates, memory, second)
     if restricted:
         removed = torch.ones_like(rows, dtype=torch.bool)
         for row, kept in zip(removed, candidates, strict=True):
-            row[kept] = False
+            row[list(kept)] = False
         rows[removed] = REMOVED
     if removal:
         has = excluded >= 0
         rows[has.nonzero()[:, 0], excluded[has]] = REMOVED
     orders = [naive_order(row) for row in rows]
     for count in (gallery, 10, 1):  # each in its own ranking: a longer list is kept and cut
-        top = Ranking(unit[:queries], unit[queries:], excluded, candidates, memory).top(count)
+        top = Ranking(unit[:queries], unit[queries:], excluded, candidates, memory, second).top(count)
         count = min(count, gallery)
         assert top.tolist() == [(order + [-1] * count)[:count] for order in orders]
     targets = pick(gallery, queries)
     wanted = [order.index(t) + 1 if t in order else len(order) + 1 for order, t in zip(orders, targets.tolist())]
     assert ranking.ranks(targets).tolist() == wanted
+    positives = [sorted(set(pick(gallery, int(pick(6, 1))).tolist()) & set(order)) for order in orders]
+    ranks = [sorted(order.index(i) + 1 for i in row) for order, row in zip(orders, positives, strict=True)]
+    longest = max(map(len, ranks))
+    assert ranking.ranks_of(positives).tolist() == [row + [0] * (longest - len(row)) for row in ranks]
+
+
+def test_products_of_opposite_vectors_tie_at_nothing():
+    gallery = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    ranking = Ranking(gallery[1:2], gallery, second=(gallery[2:3], gallery))
+    assert ranking.top(4).tolist() == [[3, 0, 1, 2]]
+    assert ranking.ranks_of([[2, 3]]).tolist() == [[1, 4]]
+    assert ranking.reversed().top(1).tolist() == [[0]] * 4
 
 
 def test_identical_images_tie_wherever_they_stand():

@@ -8,11 +8,11 @@ from typing import Any
 from context_i2w.ablation.grid import Comparison, Grid
 from context_i2w.ablation.runs import Run, run_of
 from context_i2w.ablation.scores import measure, read_metrics, read_scores
-from context_i2w.ablation.significance import Difference, Scores, bootstrap_interval, holm, paired_difference
 from context_i2w.checkpoints.files import read_checkpoint
 from context_i2w.evaluation.evaluate import BASELINES
 from context_i2w.evaluation.report import versions
 from context_i2w.model.flops import counted_forward
+from context_i2w.ranking.significance import Difference, Scores, bootstrap_interval, holm, paired_difference
 
 LEVEL = 0.05  # of the adjusted p-values, for a mark
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from context_i2w.ablation.runs import Run
-from context_i2w.ablation.significance import Scores
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.files import read_checkpoint
 from context_i2w.evaluation.evaluate import BASELINES, Result, evaluate
 from context_i2w.evaluation.setup import choose_device
 from context_i2w.files import atomic_path
 from context_i2w.ranking.metrics import recall_of_each
+from context_i2w.ranking.significance import Scores
 
 CUTOFFS = {"cirr": 1, "genecis": 1}  # K of the Recall@K that rows are compared by; 10 elsewhere
 AT_ONCE = 16  # mappers that share a pass over a benchmark's images

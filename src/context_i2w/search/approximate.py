@@ -13,7 +13,8 @@ from torch import Tensor
 
 from context_i2w.errors import UserError
 from context_i2w.files import atomic_path, checksum, note
-from context_i2w.ranking.exact import REMOVED, top_indices
+from context_i2w.ranking.exact import top_indices
+from context_i2w.ranking.similarity import REMOVED
 from context_i2w.search.nearest import nearest
 
 BLOCK = 1 << 16  # rows added at once

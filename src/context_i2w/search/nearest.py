@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from context_i2w.ranking.exact import Ranking, exact
+from context_i2w.ranking.exact import Ranking
+from context_i2w.ranking.similarity import exact
 
 
 def nearest(queries: Tensor, gallery: np.ndarray, count: int) -> tuple[Tensor, Tensor]:

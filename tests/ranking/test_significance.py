@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from context_i2w.ablation.significance import Scores, bootstrap_interval, holm, paired_difference
+from context_i2w.ranking.significance import Scores, bootstrap_interval, holm, paired_difference
 
 
 def scores(values, units=None) -> Scores:
