@@ -136,9 +136,9 @@ def test_as_many_views_change_colour_as_asked_for(tmp_path):
         torch.equal(*told(path, "0-0-1", caption=text)) for text in ("a <|replace|> on sand", "A Red <|replace|>", "")
     ]
     assert same == [True, False, True]
-    with pytest.raises(ValueError, match="shares from 0 to 1"):
+    with pytest.raises(UserError, match="at most 1 is possible"):
         ViewOptions(crop=2)
-    with pytest.raises(ValueError, match="--view-told"):
+    with pytest.raises(UserError, match="--view-colour SHARE"):
         ViewOptions(crop=0.5, told=True)
 
 

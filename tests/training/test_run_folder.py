@@ -59,7 +59,7 @@ def test_a_checkpoint_that_fails_halfway_leaves_the_old_one(tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match="No space"):
         run.save({"step": 2})
     monkeypatch.undo()
     assert torch.load(path) == {"step": 1}

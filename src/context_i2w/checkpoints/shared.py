@@ -57,7 +57,7 @@ def save_pretrained(
     parameters = sum(tensor.numel() for tensor in state.values())
     write_text(folder / CARD, model_card(config, type(mapper), parameters, push_to or folder.name))
     if push_to:
-        _upload(folder, push_to)
+        _upload(folder, push_to, source)
     return folder
 
 
@@ -70,7 +70,7 @@ def from_pretrained(source: str | Path, revision: str | None = None, trust_code:
     """
     folder = Path(source)
     if not folder.is_dir():
-        folder = _download(str(source), revision)
+        folder = _download(str(source), revision, trust_code)
     config = _read_config(folder / CONFIG)
     try:
         mapper_name, options = config["mapper"]["name"], config["mapper"]["options"]
@@ -142,12 +142,13 @@ def _read_config(path: Path) -> dict:
     return config
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str | None, trust_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD, "*.py"])
+        code = ["*.py"] if trust_code else []
+        found = snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD, *code])
     except HFValidationError:
         raise UserError(f"{repo}: neither a folder nor a hub repository `owner/name`") from None
     except Exception as error:  # network, authorisation, absence: the hub client has an error class for each
@@ -157,13 +158,14 @@ def _download(repo: str, revision: str | None) -> Path:
     return Path(found)
 
 
-def _upload(folder: Path, repo: str) -> None:
+def _upload(folder: Path, repo: str, source: Path | None) -> None:
     from huggingface_hub import HfApi
 
     try:
         api = HfApi()
         api.create_repo(repo, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=[WEIGHTS, CONFIG, CARD, "*.py"])
+        code = [source.name] if source else []
+        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=[WEIGHTS, CONFIG, CARD, *code])
     except Exception as error:
         raise UserError(f"{repo}: upload failed: {_first_line(error)}; log in with `hf auth login`") from None
 
