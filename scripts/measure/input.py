@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from context_i2w.command_line import Parser
 from context_i2w.data.augmentation import TrainPreparation
-from context_i2w.data.batches import ListSource, make_loader
+from context_i2w.data.batches import ListSource, read
 from context_i2w.data.packed_strings import Strings
 from context_i2w.data.pairs import ImagePairs, PairList, read_pair_list
 from context_i2w.data.shards import ShardSource
@@ -91,7 +91,7 @@ def make_ways(pairs: PairList, shards: Path, args) -> dict[str, Callable[[int], 
     )
     batches = [range(i, min(i + args.batch_size, len(pairs))) for i in range(0, len(pairs), args.batch_size)]
     return {
-        "plain": lambda _: sum(make_loader(PlainDecoding(pairs.images), args.workers, sampler=batches)),
+        "plain": lambda _: sum(read(PlainDecoding(pairs.images), args.workers, sampler=batches)),
         "list": lambda epoch: sum(batch.size for batch in from_list.epoch(epoch)),
         "shards": lambda epoch: sum(batch.size for batch in from_shards.epoch(epoch)),
     }

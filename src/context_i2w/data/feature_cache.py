@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
-from context_i2w.data.batches import make_loader
+from context_i2w.data.batches import read
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import CacheOptions
 from context_i2w.data.pairs import Batch, ImagePairs
@@ -111,7 +111,7 @@ class CachedImages:
         error = _RoundingError()
 
         def encode(batches: list[list[int]]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-            for valid, pixels in make_loader(_Pixels(self.pairs, self.prepare), workers, sampler=batches):
+            for valid, pixels in read(_Pixels(self.pairs, self.prepare), workers, sampler=batches):
                 seen = clip.encode_image(pixels)
                 kept = self.records(seen)
                 valid = np.asarray(valid) & _finite(kept)

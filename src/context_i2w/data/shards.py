@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from context_i2w.data.augmentation import TrainPreparation
-from context_i2w.data.batches import make_loader
+from context_i2w.data.batches import read
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import ShardOptions
 from context_i2w.data.pairs import Batch, make_batch
@@ -66,7 +66,7 @@ class ShardSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.rows.epoch, self.rows.start = epoch, start
         group = []
-        for part in make_loader(self.rows, self.workers):  # one item of each worker in turn
+        for part in read(self.rows, self.workers):  # one item of each worker in turn
             group.append(part)
             if len(group) == max(self.workers, 1):
                 yield _joined(group, self.pin)

@@ -57,6 +57,8 @@ class BrokenImage(Exception):
 def open_image(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
     """The decoded image (first frame) in its own mode; `content` instead of the file's. Raises BrokenImage."""
     path = os.fspath(path)
+    if content is None and os.path.exists(path) and not os.path.isfile(path):
+        raise BrokenImage(path, "not a file")  # a pipe would be waited for
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb warning: our own bound follows

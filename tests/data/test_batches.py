@@ -1,0 +1,55 @@
+"""Reading processes: one that dies or is stuck ends the run in seconds, with its reason."""
+
+import os
+import signal
+import time
+
+import pytest
+from torch.utils.data import Dataset
+
+from context_i2w.data.batches import read
+from context_i2w.errors import UserError
+from context_i2w.model.images import BrokenImage, open_image
+
+
+class Rows(Dataset):
+    def __init__(self, action):
+        self.action = action
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, row):
+        if row == 5:
+            self.action()
+        return row
+
+
+def test_rows_come_in_order():
+    assert list(read(Rows(lambda: None), 2)) == list(range(8))
+
+
+def test_a_reader_that_is_killed_is_said_in_one_line():
+    began = time.monotonic()
+    with pytest.raises(UserError, match="a reading process died"):
+        list(read(Rows(lambda: os.kill(os.getpid(), signal.SIGKILL)), 2))
+    assert time.monotonic() - began < 60
+
+
+def test_signals_to_readers_change_nothing_while_they_are_wanted():
+    assert list(read(Rows(lambda: os.kill(os.getpid(), signal.SIGTERM)), 2)) == list(range(8))
+
+
+def test_a_stuck_reader_is_ended_with_its_iterator():
+    batches = read(Rows(lambda: time.sleep(1000)), 1)
+    assert [next(batches) for _ in range(3)] == [0, 1, 2]
+    began = time.monotonic()
+    batches.close()
+    del batches
+    assert time.monotonic() - began < 60
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(BrokenImage, match="not a file"):
+        open_image(tmp_path / "a.jpg")
