@@ -20,6 +20,7 @@ from context_i2w.evaluation.features import EncodingOptions
 from context_i2w.evaluation.options import make_parser, protocol_options
 from context_i2w.evaluation.report import as_json, check_writable, table, write_json, write_rankings, write_submissions
 from context_i2w.evaluation.setup import choose_checkpoints, choose_data_root, choose_device, load_models
+from context_i2w.model.queries import parse_method
 
 
 @exit_on_user_error
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     benchmark = BENCHMARKS[arguments.eval_mode].load(data_root, options)
     if arguments.submission_dir and benchmark.submission is None:
         raise UserError(f"--submission-dir: {arguments.eval_mode} has its answers; give it with --eval-mode cirr_test")
-    result = evaluate(benchmark, models.clip, models.mappers, encoding)
+    result = evaluate(benchmark, models.clip, models.mappers, encoding, arguments.methods)
     print(table(result))
     if arguments.output:
         setting = {
@@ -64,6 +65,8 @@ def check(arguments: argparse.Namespace) -> EncodingOptions:
     for option, path in outputs.items():
         if path:
             check_writable(Path(path), option)
+    for method in arguments.methods:
+        parse_method(method)
     cache = Path(arguments.feature_cache) if arguments.feature_cache else None
     return EncodingOptions(arguments.batch_size, arguments.workers, arguments.precision, cache)
 

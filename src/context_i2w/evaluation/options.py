@@ -9,6 +9,7 @@ from typing import Any
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.command_line import Parser
 from context_i2w.errors import UserError
+from context_i2w.model.queries import DEFAULT_METHODS, FORMS
 
 
 def make_parser(description: str) -> Parser:
@@ -18,6 +19,7 @@ def make_parser(description: str) -> Parser:
         help="benchmark: " + ", ".join(BENCHMARKS),
     )  # fmt: skip
     _add_model(parser.add_argument_group("model"))
+    _add_methods(parser.add_argument_group("rows"))
     _add_data(parser.add_argument_group("data and protocol"))
     _add_machine(parser.add_argument_group("machine"))
     _add_output(parser.add_argument_group("output"))
@@ -44,6 +46,18 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--openai-pretrained", action="store_true", help="CLIP weights of OpenAI, if CKPT names none")
     group.add_argument("--model", help="CLIP model, e.g. ViT-L/14; default: the one the checkpoint belongs to")
     group.add_argument("--pretrained", metavar="TAG|FILE", help="open_clip tag or local file of CLIP's weights")
+
+
+def _add_methods(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--methods", nargs="+", metavar="METHOD", default=list(DEFAULT_METHODS), action=_Methods,
+        help="how queries are formed, a row each, apart by blanks or commas: " + ", ".join(FORMS),
+    )  # fmt: skip
+
+
+class _Methods(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, [name for value in values for name in value.split(",") if name])
 
 
 def _add_data(group: argparse._ArgumentGroup) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from context_i2w.benchmarks.base import Benchmark
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.files import atomic_path, write_text
+from context_i2w.model.queries import DEFAULTS, RECOMMENDED
 
 COLUMNS = 8  # metrics side by side on the terminal
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
@@ -27,11 +29,19 @@ def as_json(result: Result, setting: Mapping[str, Any]) -> dict[str, Any]:
         "benchmark": result.benchmark.name,
         "protocol": dict(result.benchmark.protocol),
         "results": result.metrics,
+        "methods": result.methods,
+        "recommended": recommended(result),
         **setting,
         "passes": result.passes,
         "seconds": round(result.seconds, 2),
         "versions": versions(),
     }
+
+
+def recommended(result: Result) -> str | list[str] | None:
+    """The row of the recommended method; with several mappers a list, None if it was not asked for."""
+    rows = [row for row, method in result.methods.items() if DEFAULTS.get(method, method) == RECOMMENDED]
+    return rows if len(rows) > 1 else next(iter(rows), None)
 
 
 def versions() -> dict[str, str]:
@@ -71,7 +81,7 @@ def write_submissions(result: Result, folder: Path) -> list[Path]:
     written = []
     for row, files in result.submissions.items():
         for kind, content in files.items():
-            name = f"{result.benchmark.name}_{row}_{kind}.json".replace("/", "_")
+            name = re.sub(r"[/: ]", "_", f"{result.benchmark.name}_{row}_{kind}.json")
             write_text(folder / name, json.dumps(content))
             written.append(folder / name)
     return written

@@ -13,7 +13,7 @@ from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import find_checkpoint, shipped_checkpoints
 from context_i2w.checkpoints.shared import WEIGHTS
 from context_i2w.errors import UserError
-from context_i2w.evaluation.evaluate import BASELINES
+from context_i2w.evaluation.evaluate import BASELINES, ONLY
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.model.mappers import Mapper
@@ -84,12 +84,12 @@ def load_models(paths: Sequence[Path], model: str | None, pretrained: str | None
 def row_names(paths: Sequence[Path]) -> list[str]:
     """`composed` for one checkpoint; for several their names, with run or whole path where they clash."""
     if len(paths) == 1:
-        return ["composed"]
+        return [ONLY]
     paths = [path.parent if path.name == WEIGHTS else path for path in paths]
     short = [path.stem for path in paths]
     in_run = [f"{path.parent.parent.name}/{path.stem}" for path in paths]
     for names in (short, in_run):
-        if len(set(names)) == len(names) and not set(names) & {*BASELINES, "composed"}:
+        if len(set(names)) == len(names) and not set(names) & {*BASELINES, ONLY}:
             return names
     return [str(path) for path in paths]
 

@@ -103,7 +103,7 @@ def parse_method(text: str) -> Method:
     """The method of a name. Raises UserError for an unknown one, and for weights that are none or out of range."""
     name, *words = DEFAULTS.get(text, text).split(":")
     if name not in _FORMS:
-        raise UserError(f"{text!r}: no method of a query; known are {', '.join(f.shown for f in _FORMS.values())}")
+        raise UserError(f"{text!r}: no method of a query; known are {', '.join(FORMS)}")
     form = _FORMS[name]
     plain = name == "pdv" and words[-1:] == ["plain"]
     words = words[:-1] if plain else words
@@ -159,6 +159,7 @@ _FORMS = {
     "pdv": _Form("pdv:B:AI:AT or pdv:B:AI:AT:plain", pdv, (3,), (1, 10, 10)),
     "slerp": _Form("slerp:A", Slerp, (1,)),
 }
+FORMS = tuple(form.shown for form in _FORMS.values())
 # Chosen on the toy world's dev set by scripts/sweep.py (docs/evaluation.md says how); pdv's are its paper's.
 DEFAULTS = {"anchored": "anchored:0.2", "blended": "blended:0.5:0.7", "pdv": "pdv:0.8:1:1", "slerp": "slerp:0.7"}
 RECOMMENDED = DEFAULTS["blended"]
