@@ -132,7 +132,7 @@ def encode_texts(clip: FrozenCLIP, ids: torch.Tensor, batch_size: int) -> torch.
     """Un-normalised text embeddings [T, E] float32, in the order of `ids`; texts of a length go together."""
     features = torch.empty(len(ids), clip.sizes.embed_dim, device=clip.device)
     by_length = ids.argmax(dim=1).argsort(stable=True)
-    for rows in by_length.split(batch_size):
+    for rows in by_length.split(batch_size) if len(ids) else ():
         features[rows] = clip.encode_text(ids[rows]).float()
     return features
 
