@@ -14,12 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.protocols import PROTOCOLS, under
 from context_i2w.errors import UserError, exit_on_user_error
 from context_i2w.evaluation.evaluate import evaluate
 from context_i2w.evaluation.features import EncodingOptions
 from context_i2w.evaluation.options import make_parser, protocol_options
 from context_i2w.evaluation.report import as_json, check_writable, table, write_json, write_rankings, write_submissions
-from context_i2w.evaluation.setup import choose_checkpoints, choose_data_root, choose_device, load_models
+from context_i2w.evaluation.setup import (
+    choose_checkpoints,
+    choose_data_root,
+    choose_device,
+    choose_protocol,
+    load_models,
+)
 from context_i2w.model.queries import parse_method
 
 
@@ -27,13 +34,16 @@ from context_i2w.model.queries import parse_method
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = make_parser(__doc__.splitlines()[0]).parse_args(argv)
     encoding = check(arguments)
-    options = protocol_options(arguments.eval_mode, arguments)
+    protocol_options(arguments.eval_mode, arguments)  # before anything is loaded
     device = choose_device(arguments.gpu, arguments.device)
     paths = choose_checkpoints(arguments.resume)
     pretrained = "openai" if arguments.openai_pretrained else arguments.pretrained
     models = load_models(paths, arguments.model, pretrained, device)
     data_root = choose_data_root(arguments.data_root, models.clip)
+    protocol = choose_protocol(arguments.protocol, models)
+    options = protocol_options(arguments.eval_mode, arguments, PROTOCOLS[protocol].options)
     benchmark = BENCHMARKS[arguments.eval_mode].load(data_root, options)
+    benchmark = under(benchmark, protocol, arguments.preparation)
     if arguments.submission_dir and benchmark.submission is None:
         raise UserError(f"--submission-dir: {arguments.eval_mode} has its answers; give it with --eval-mode cirr_test")
     result = evaluate(benchmark, models.clip, models.mappers, encoding, arguments.methods)

@@ -10,6 +10,7 @@ BASE_MODELS = {
 PAPERS = {
     "context-i2w": ("Context-I2W", "https://arxiv.org/abs/2309.16137"),
     "pic2word": ("Pic2Word", "https://arxiv.org/abs/2302.03084"),
+    "phi": ("LinCIR (φ)", "https://arxiv.org/abs/2312.01998"),
 }
 TEXT = """\
 ---

@@ -23,7 +23,7 @@ from context_i2w.search.query import IMAGE_ALONE, Query, parse_query
 from context_i2w.search.retriever import Retriever
 
 BASELINES = {"image": "image only", "text": "text only", "image+text": "image + text"}
-TITLES = {"context-i2w": "Context-I2W", "pic2word": "Pic2Word"}
+TITLES = {"context-i2w": "Context-I2W", "pic2word": "Pic2Word", "phi": "φ"}
 
 
 @dataclass(frozen=True)

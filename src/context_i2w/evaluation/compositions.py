@@ -56,6 +56,7 @@ class PromptIds:
 
     prompts: Mapping[str, int]
     ids: Tensor  # [P, L]
+    places: Tensor  # [P, L], of the placeholders
     conditions: Mapping[str, int]
     features: Tensor  # [C, E]
 
@@ -88,6 +89,6 @@ class Composer:
             condition = texts.features[[texts.conditions[text] for _, text in words]]
         tokens = seen.tokens[rows] if self.mapper.uses_tokens else None
         pseudo_words = self.mapper(condition, ImageFeatures(seen.embedding[rows], tokens))[word_of]
-        ids = texts.ids[[texts.prompts[job.prompt] for _, job in jobs]]
-        places = torch.tensor([self.numbers[job] for _, job in jobs], device=device)
-        self.features[places] = normalize(self.clip.compose(ids, pseudo_words).float(), dim=-1)
+        prompts = [texts.prompts[job.prompt] for _, job in jobs]
+        composed = self.clip.compose(texts.ids[prompts], pseudo_words, texts.places[prompts])
+        self.features[[self.numbers[job] for _, job in jobs]] = normalize(composed.float(), dim=-1)

@@ -36,7 +36,7 @@ class Result:
     tops: (group, row) -> the best gallery indices of each query [Q, <= 50], -1 where none is left.
     submissions: row -> kind -> content, for tests without public answers.
     methods: row -> the method asked for. passes: how many images, texts and compositions went through CLIP.
-    seconds: wall time of the evaluation.
+    cut: how many texts were too long for CLIP and lost their end. seconds: wall time of the evaluation.
     """
 
     benchmark: Benchmark
@@ -45,6 +45,7 @@ class Result:
     submissions: dict[str, dict[str, Any]] = field(default_factory=dict)
     methods: dict[str, str] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
+    cut: int = 0
     seconds: float = 0.0
 
 
@@ -65,7 +66,8 @@ def evaluate(
     check_images_exist(benchmark)
     needs = {vector for method, _ in rows.values() for vector in parse_method(method).needs}
     encoded = encode(benchmark, clip, mappers, options or EncodingOptions(), needs)
-    result = Result(benchmark, methods={row: method for row, (method, _) in rows.items()}, passes=encoded.passes)
+    result = Result(benchmark, passes=encoded.passes, cut=encoded.cut)
+    result.methods = {row: method for row, (method, _) in rows.items()}
     with tqdm(total=len(benchmark.groups) * len(rows), desc=f"{benchmark.name}: ranking", unit="row") as bar:
         for group in benchmark.groups:
             result.metrics[group.name] = {}

@@ -63,6 +63,7 @@ class Encoded:
     text_features: torch.Tensor  # [T, E]
     composers: dict[str, Composer]
     passes: dict[str, int]
+    cut: int  # texts that were too long for CLIP and lost their end
 
 
 def encode(
@@ -88,12 +89,14 @@ def encode(
     texts, prompts = _numbered([*conditions, *read]), _numbered(composition.prompt for composition in wanted)
 
     with torch.inference_mode(), precision_of(clip.device, options.precision):
-        tokenizer = Tokenizer(clip.sizes.context_length)
-        features = encode_texts(clip, tokenizer(list(texts)), options.batch_size)
-        prompt_ids = PromptIds(prompts, tokenizer(list(prompts)), texts, features)
+        plain, written = (Tokenizer(clip.sizes.context_length, dollar) for dollar in (None, benchmark.dollar))
+        features = encode_texts(clip, plain(texts), options.batch_size)
+        ids = written(prompts)
+        prompt_ids = PromptIds(prompts, ids, written.places(ids), texts, features)
         embeddings, passed = _see(benchmark.name, images, clip, composers.values(), prompt_ids, options)
     passes = {"images": passed, "texts": len(texts), "compositions": len(wanted)}
-    return Encoded(images, normalize(embeddings, dim=-1), texts, normalize(features, dim=-1), composers, passes)
+    unit, of_texts = normalize(embeddings, dim=-1), normalize(features, dim=-1)
+    return Encoded(images, unit, texts, of_texts, composers, passes, len(plain.cut | written.cut))
 
 
 def _see(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.protocols import PREPARATIONS, PROTOCOLS
 from context_i2w.command_line import Parser
 from context_i2w.errors import UserError
 from context_i2w.model.queries import DEFAULT_METHODS, FORMS
@@ -26,15 +28,19 @@ def make_parser(description: str) -> Parser:
     return parser
 
 
-def protocol_options(benchmark: str, arguments: argparse.Namespace) -> Any:
-    """The benchmark's own options from the command line; UserError for an option of another benchmark."""
+def protocol_options(benchmark: str, arguments: argparse.Namespace, others: Mapping[str, str] | None = None) -> Any:
+    """The benchmark's own options from the command line, then from `others`, those that it has of them.
+
+    Raises UserError for an option of another benchmark.
+    """
     kind = BENCHMARKS[benchmark].options
     known = {_flag(kind, field.name): field.name for field in fields(kind)}
     chosen = {flag: value for flag, value in vars(arguments).items() if flag in _variants() and value is not None}
     for flag in chosen:
         if flag not in known:
             raise UserError(f"--{flag.replace('_', '-')} has no meaning for --eval-mode {benchmark}")
-    return kind(**{known[flag]: value for flag, value in chosen.items()})
+    given = {name: value for name, value in (others or {}).items() if name in known.values()}
+    return kind(**given | {known[flag]: value for flag, value in chosen.items()})
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -64,6 +70,16 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data-root", help="folder of the benchmarks (default: data, data/toy/test for a toy checkpoint)"
     )
+    group.add_argument(
+        "--protocol", choices=list(PROTOCOLS),
+        help="whose prompts, captions, image preparation and rule for a second `$` (default: as the checkpoint's "
+        "file tells, else ours)",
+    )  # fmt: skip
+    group.add_argument(
+        "--preparation", choices=list(PREPARATIONS),
+        help="of whole images, in place of the protocol's. "
+        + "; ".join(f"{name}: {text}" for name, text in PREPARATIONS.items()),
+    )  # fmt: skip
     for flag, (benchmark, field) in _variants().items():
         choices = field.metadata["choices"]
         meaning = "; ".join(f"{name}: {text.replace('%', '%%')}" for name, text in choices.items())

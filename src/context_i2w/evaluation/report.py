@@ -33,6 +33,7 @@ def as_json(result: Result, setting: Mapping[str, Any]) -> dict[str, Any]:
         "recommended": recommended(result),
         **setting,
         "passes": result.passes,
+        "cut": result.cut,
         "seconds": round(result.seconds, 2),
         "versions": versions(),
     }
@@ -108,7 +109,8 @@ def table(result: Result) -> str:
     for start in range(0, len(names), COLUMNS):
         lines += ["", *_block(result, ceilings, names[start : start + COLUMNS])]
     passes = ", ".join(f"{count} {what}" for what, count in result.passes.items())
-    lines += ["", f"CLIP passes: {passes}; {result.seconds:.1f} s"]
+    cut = f"; {result.cut} texts too long for CLIP lost their end" if result.cut else ""
+    lines += ["", f"CLIP passes: {passes}; {result.seconds:.1f} s{cut}"]
     return "\n".join(lines)
 
 

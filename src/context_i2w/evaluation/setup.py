@@ -26,7 +26,7 @@ TOY_ROOT = DATA_ROOT / "toy"
 
 @dataclass(frozen=True)
 class Models:
-    """One CLIP and the mappers that belong to it, by row; `about` describes them for the JSON."""
+    """One CLIP and the mappers that belong to it, by name; `about` describes them for the JSON."""
 
     clip: FrozenCLIP
     mappers: dict[str, Mapper]
@@ -117,11 +117,23 @@ def _check_same_clip(
         raise UserError(f"{other.path} belongs to another CLIP than {first.path}; evaluate them one by one")
 
 
+def choose_protocol(asked: str | None, models: Models) -> str:
+    """The one asked for, else the one that all checkpoints' files tell, else ours; says what φ's files leave open."""
+    if asked:
+        return asked
+    told = {about["protocol"] for about in models.about["checkpoints"].values()}
+    for about in models.about["checkpoints"].values():
+        if (about["mapper"], about["format"], about["protocol"]) == ("phi", "published", None):
+            print(f"{about['path']} does not say whether it is SEARLE's or LinCIR's: give --protocol; ours is taken")
+    return (told.pop() if len(told) == 1 else None) or "ours"
+
+
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "path": str(checkpoint.path),
         "sha256": checkpoint.file_hash,
         "format": checkpoint.source,
         "mapper": checkpoint.mapper_name,
+        "protocol": checkpoint.protocol,
         "step": checkpoint.step,
     }

@@ -250,7 +250,37 @@ class Pic2Word(Mapper):
         return self.mlp(image.embedding)
 
 
+@dataclass(frozen=True)
+class PhiOptions:
+    """Sizes of φ; the defaults are SEARLE's and LinCIR's."""
+
+    hidden: int = 4  # times the embedding's width
+    dropout: float = 0.5
+
+
+class Phi(Mapper):
+    """φ of SEARLE (arXiv 2303.15247) and LinCIR (arXiv 2312.01998): an MLP on the image embedding, not normalised."""
+
+    Options = PhiOptions
+    uses_tokens = False
+    uses_condition = False
+
+    def __init__(self, sizes: CLIPSizes, options: PhiOptions | None = None):
+        super().__init__()
+        self.options = options = options or self.Options()
+        hidden = options.hidden * sizes.embed_dim
+        self.layers = nn.Sequential(
+            *(nn.Linear(sizes.embed_dim, hidden), nn.GELU(), nn.Dropout(options.dropout)),
+            *(nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(options.dropout)),
+            nn.Linear(hidden, sizes.text_width),
+        )
+
+    def forward(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
+        return self.layers(image.embedding)
+
+
 MAPPERS: dict[str, type[Mapper]] = {
     "context-i2w": ContextI2W,
     "pic2word": Pic2Word,
+    "phi": Phi,
 }

@@ -172,6 +172,8 @@ class Retriever:
         """Writes the mapper, its configuration and a model card; push_to "owner/name" uploads them to the hub."""
         if self._origin is None:
             raise UserError("a retriever made of parts can't name its CLIP; call context_i2w.save_pretrained")
+        if self.mapper_name == "phi" and self._origin.source == "published":
+            raise UserError(f"{self._origin.path}: SEARLE's and LinCIR's weights are CC BY-NC, share their own address")
         reference = clip_reference(self._origin, self.clip)
         return save_pretrained(folder, self.mapper, reference, self.clip.sizes, self._origin.step, push_to)
 
