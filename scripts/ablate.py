@@ -47,9 +47,10 @@ def narrowed(grid: Grid, rows: Sequence[str] | None, seeds: int | None) -> Grid:
     if rows is not None:
         if unknown := [row for row in rows if row not in grid.rows]:
             raise UserError(f"--rows {', '.join(unknown)}: the grid's rows are {', '.join(grid.rows)}")
-        kept = {name: row for name, row in grid.rows.items() if name in {grid.full, *rows}}
-        compare = tuple(c for c in grid.compare if {c.row, *c.against} <= kept.keys())
-        grid = replace(grid, rows=kept, compare=compare)
+        kept = {name: row for name, row in grid.rows.items() if name in {grid.lines()[grid.full][0], *rows}}
+        grid = replace(grid, rows=kept)
+        lines = grid.lines().keys()
+        grid = replace(grid, compare=tuple(c for c in grid.compare if {c.row, *c.against} <= lines))
     if seeds is not None and seeds < 1:
         raise UserError(f"--seeds {seeds}: at least 1 is needed")
     return replace(grid, seeds=seeds or grid.seeds)
@@ -63,10 +64,11 @@ def report(grid: Grid, logs: Path, jobs: int, output: Path) -> None:
     score_all(open_choices, grid.tasks, "dev", Path(grid.data.get("dev", "")))
     chosen = choose_on_dev(candidates, grid)
     runs = {name: row[chosen[name][0] if name in chosen else 0] for name, row in candidates.items()}
-    score_all([run for seeds in runs.values() for run in seeds], grid.tasks, grid.split, Path(grid.data[grid.split]))
+    chosen_runs = [run for seeds in runs.values() for run in seeds]
+    score_all(chosen_runs, grid.tasks, grid.split, Path(grid.data[grid.split]), grid.methods)
     rows = results_of(grid, runs)
     for name, (_, means) in chosen.items():
-        rows[name].chosen_from = means
+        rows[next(line for line, (row, _) in grid.lines().items() if row == name)].chosen_from = means
     compared = comparisons(grid, rows, runs)
     command = shlex.join(["python", *sys.argv])
     text = markdown(grid, rows, compared, command)

@@ -98,6 +98,7 @@ seeds = 2
 full = "full"
 options = "--train-data {world / FOLDER / TRAINING_LIST} --feature-cache {tmp_path / "cache"} {RECIPE}"
 tasks = ["cirr", "fashion"]
+methods = ["image", "slerp:0.7", "composed", "blended:0.5"]
 data = {{dev = "{world / "dev"}", test = "{world / "test"}"}}
 
 [rows]
@@ -116,12 +117,17 @@ nearest = "loss"
 [[compare]]
 row = "Pic2Word"
 against = ["no rotation"]
+
+[[compare]]
+row = "Pic2Word blended:0.5"
+against = ["slerp:0.7"]
 """)
     arguments = [str(tmp_path / "grid.toml"), "--output", str(tmp_path / "out"), "--logs", str(tmp_path / "logs")]
     ablate.main([*arguments, "--jobs", "2"])
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert list(results["rows"]) == ["image", "text", "image+text", "full", "no rotation", "Pic2Word"]
+    trained = [name for row in ("full", "no rotation", "Pic2Word") for name in (row, f"{row} blended:0.5")]
+    assert list(results["rows"]) == ["image", "slerp:0.7", *trained]
     pic2word = results["rows"]["Pic2Word"]
     assert set(pic2word["chosen_from"]) == {"--lr 1e-6", "--lr 3e-3"}
     assert pic2word["options"].endswith(max(pic2word["chosen_from"], key=pic2word["chosen_from"].get))
@@ -136,6 +142,9 @@ against = ["no rotation"]
     assert results["rows"]["full"]["parameters"] > results["rows"]["no rotation"]["parameters"]
     assert results["comparisons"][0]["with"] in ("Pic2Word", "no rotation")
     assert results["comparisons"][1]["with"] == "no rotation"
+    means = [results["rows"][name]["tasks"]["cirr"]["mean"] for name in ("Pic2Word blended:0.5", "slerp:0.7")]
+    difference = results["comparisons"][2]["differences"]["cirr"]["difference"]["mean"]
+    assert difference == pytest.approx(means[0] - means[1])
     assert (tmp_path / "out" / "report.md").read_text() in printed
     assert all((tmp_path / "out" / f"{task}.png").stat().st_size > 5_000 for task in ("cirr", "fashion"))
 
@@ -145,7 +154,7 @@ against = ["no rotation"]
     monkeypatch.setattr("context_i2w.ablation.runs.ProcessPoolExecutor", never)
     ablate.main([*arguments, "--rows", "no rotation"])
     again = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert list(again["rows"]) == ["image", "text", "image+text", "full", "no rotation"]
+    assert list(again["rows"]) == ["image", "slerp:0.7", *trained[:4]]
     assert again["rows"]["no rotation"]["tasks"]["cirr"]["mean"] == pytest.approx(
         results["rows"]["no rotation"]["tasks"]["cirr"]["mean"]
     )

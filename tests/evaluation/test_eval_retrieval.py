@@ -10,6 +10,7 @@ import torch
 import eval_retrieval
 from context_i2w.checkpoints.find import LAST
 from context_i2w.evaluation.setup import choose_checkpoints, row_names
+from context_i2w.model.queries import RECOMMENDED
 
 DATA = Path(__file__).parents[1] / "golden" / "benchmarks" / "data"
 
@@ -57,8 +58,10 @@ def test_several_checkpoints_give_a_row_each(checkpoint, tmp_path):
     eval_retrieval.main([str(argument) for argument in [*arguments, "--output", output, "--device", "cpu"]])
     content = json.loads(output.read_text())
     rows = content["results"]["mean"]
-    assert list(rows) == ["image", "text", "image+text", "epoch_1", "other"]
-    assert rows["epoch_1"] == rows["other"]
+    of_mappers = [f"{name} {method}" for name in ("epoch_1", "other") for method in ("composed", RECOMMENDED)]
+    assert list(rows) == ["image", "text", "image+text", *of_mappers]
+    assert rows["epoch_1 composed"] == rows["other composed"]
+    assert content["recommended"] == [f"epoch_1 {RECOMMENDED}", f"other {RECOMMENDED}"]
     assert content["passes"]["images"] == 120
 
 

@@ -15,6 +15,8 @@ from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, evaluate, query_features, rank
 from context_i2w.evaluation.features import EncodingOptions, encode, encode_texts
 from context_i2w.model.images import ImageSource
+from context_i2w.model.mappers import Pic2Word
+from context_i2w.model.queries import RECOMMENDED
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_and_precision_at, recall_at
 
@@ -148,8 +150,67 @@ def test_each_distinct_image_passes_the_vision_tower_once(golden_clip, golden_ma
     result = evaluate(few, golden_clip, {"a": golden_mapper, "b": golden_mapper}, EncodingOptions(7, workers=0))
     distinct = {source for group in few.groups for source in (*group.gallery, *group.references)}
     assert sum(passed) == len(distinct) == result.passes["images"]
-    assert result.metrics["mean"]["a"] == result.metrics["dress"]["b"] == result.metrics["again"]["a"]
-    assert set(result.metrics["dress"]) == {*BASELINES, "a", "b"}
+    assert result.metrics["mean"]["a composed"] == result.metrics["dress"]["b composed"]
+    rows = [f"{name} {method}" for name in "ab" for method in ("composed", RECOMMENDED)]
+    assert list(result.metrics["dress"]) == [*BASELINES, *rows]
+
+
+@pytest.mark.parametrize("kind", ["seeing", "blind"])
+@pytest.mark.parametrize(
+    ("method", "images", "texts", "compositions"),
+    [
+        # "G": gallery, "R": distinct references, "Q": distinct queries, "P": their prompts' texts
+        ("image", "GR", "", {}),
+        ("text", "G", "P", {}),
+        ("slerp:0.8", "GR", "P", {}),
+        ("composed", "GR", "", {"seeing": "Q", "blind": "Q"}),
+        ("anchored:0.2", "GR", "", {"seeing": "Q", "blind": "Q"}),
+        ("blended:0.5", "GR", "P", {"seeing": "Q", "blind": "Q"}),
+        ("pdv:0.8:1:1", "GR", "", {"seeing": "QQ", "blind": "QR"}),
+        ("pdv:0.8:1:1:plain", "GR", "", {"seeing": "QR", "blind": "QR"}),
+    ],
+)
+def test_a_row_costs_what_it_reads(
+    golden_clip, golden_mapper, few, method, images, texts, compositions, kind, monkeypatch
+):
+    """FashionIQ with both orders: the text row's texts are the conditions, so these two cost one pass."""
+    passed = {"encode_image": 0, "encode_text": 0, "compose": 0}
+    for name in passed:
+        count(golden_clip, name, passed, monkeypatch)
+    group = few.groups[0]
+    sets = {
+        "G": set(group.gallery),
+        "R": set(group.references),
+        "Q": {(s, p) for s, prompts in zip(group.references, group.prompts) for p in prompts},
+        "P": {text for row in group.texts for text in row},
+    }
+    mapper = golden_mapper if kind == "seeing" else Pic2Word(golden_clip.sizes).eval()
+    result = evaluate(few, golden_clip, {"composed": mapper}, EncodingOptions(7, workers=0), [method])
+    sees = bool(compositions) and kind == "seeing"
+    wanted = {
+        "images": len(set().union(*(sets[name] for name in images))),
+        "texts": len(sets["P"] if texts or sees else ()) + (sees and method.endswith("plain")),
+        "compositions": sum(len(sets[name]) for name in compositions.get(kind, "")),
+    }
+    assert result.passes == wanted == dict(zip(wanted, passed.values(), strict=True))
+
+
+def count(clip, name, passed, monkeypatch):
+    original = getattr(type(clip), name)
+
+    def counting(self, inputs, *rest):
+        passed[name] += len(inputs)
+        return original(self, inputs, *rest)
+
+    monkeypatch.setattr(type(clip), name, counting)
+
+
+def test_a_mapper_without_tokens_needs_no_vision_pass_beside_cached_embeddings(golden_clip, few, tmp_path):
+    mapper = Pic2Word(golden_clip.sizes).eval()
+    options = EncodingOptions(7, workers=0, feature_cache=tmp_path)
+    first, second = (evaluate(few, golden_clip, {"composed": mapper}, options) for _ in range(2))
+    assert second.passes == first.passes | {"images": 0}
+    assert second.metrics == first.metrics
 
 
 def test_same_table_for_any_batch_size_and_worker_count(golden_clip, golden_mapper, few):
@@ -185,7 +246,7 @@ def test_amp_stays_close(golden_clip, golden_mapper, few):
         for precision in ("fp32", "amp")
     )
     assert (exact.image_features * mixed.image_features).sum(1).min() > 0.9995
-    assert (exact.composed["composed"] * mixed.composed["composed"]).sum(1).min() > 0.999
+    assert (exact.composers["composed"].features * mixed.composers["composed"].features).sum(1).min() > 0.999
 
 
 def test_unreadable_images_are_all_listed(golden_clip, golden_mapper, few, tmp_path):

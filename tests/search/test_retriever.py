@@ -82,10 +82,10 @@ def test_hits_are_those_of_plain_arithmetic(retriever, index_of, photos):
 def test_folder_is_searched_through_and_the_reference_left_out(index_of, photos):
     index = index_of(photos)
     assert index.names == ["deeper/q.JPG", *(f"p{n}.png" for n in range(6))]
-    found = [hit.name for hit in index.search(photos / "p1.png", "", row="image", k=50)]
+    found = [hit.name for hit in index.search(photos / "p1.png", "", method="image", k=50)]
     assert "p1.png" not in found
     assert len(found) == 6
-    assert index.search(photos / "p1.png", "", row="image", keep_reference=True)[0].name == "p1.png"
+    assert index.search(photos / "p1.png", "", method="image", keep_reference=True)[0].name == "p1.png"
 
 
 def test_index_follows_its_folder(retriever, index_of, photos, monkeypatch):
@@ -192,9 +192,9 @@ def test_a_batch_equals_its_queries_one_by_one(index_of, photos):
     index = index_of(photos)
     references = [photos / "p0.png", [photos / "p1.png", photos / "p2.png"], photos / "p1.png"]
     texts = ["a sketch of [*]", "[*1] and [*2]", "in blue"]
-    for row in ("composed", "image", "text", "image+text"):
-        batch = index.search(references, texts, k=4, row=row)
-        single = [index.search(reference, text, k=4, row=row) for reference, text in zip(references, texts)]
+    for method in ("composed", "image", "text", "image+text", "blended", "pdv", "pdv:0.8:1:1:plain"):
+        batch = index.search(references, texts, k=4, method=method)
+        single = [index.search(reference, text, k=4, method=method) for reference, text in zip(references, texts)]
         assert [[hit.name for hit in hits] for hits in batch] == [[hit.name for hit in hits] for hits in single]
     assert len(index.search(photos / "p0.png", texts[::2], k=2)) == 2
 
@@ -230,13 +230,13 @@ def test_a_batch_of_another_length_and_a_missing_reference(index_of, photos):
         index.search(photos / "none.png", "red")
     with pytest.raises(UserError, match="k=0"):
         index.search(photos / "p0.png", "red", k=0)
-    with pytest.raises(UserError, match="unknown row"):
-        index.search(photos / "p0.png", "red", row="nonsense")
+    with pytest.raises(UserError, match="no method of a query"):
+        index.search(photos / "p0.png", "red", method="nonsense")
 
 
 def test_baseline_rows(retriever, photos):
     reference, text = [[photos / "p0.png"]], ["a sketch of [*]"]
-    image, words, both = (retriever.query_features(reference, text, row) for row in ("image", "text", "image+text"))
+    image, words, both = (retriever.query_features(reference, text, name) for name in ("image", "text", "image+text"))
     assert torch.allclose(both, normalize(image + words, dim=-1))
     clip = retriever.clip
     expected = normalize(clip.encode_text(Tokenizer()(["a sketch of"])), dim=-1)

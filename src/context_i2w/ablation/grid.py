@@ -23,8 +23,13 @@
     nearest = "loss"                            # or "seconds"
 
 Keys that may be left out: options, choose, compare, note (said under the tables), split = "dev" (to look for a recipe
-without touching the test queries), data = {dev = "…", test = "…"} (data roots, the toy world's by default) and
-tasks = ["imgnet", "coco", "cirr", "fashion"].
+without touching the test queries), data = {dev = "…", test = "…"} (data roots, the toy world's by default),
+tasks = ["imgnet", "coco", "cirr", "fashion"] and
+
+    methods = ["image+text", "slerp:0.7", "composed", "blended:0.5:0.7"]
+
+the methods of a query (model/queries.py) that every run is scored with. Each makes a line of the tables, called ROW for
+`composed`, ROW METHOD for the others, METHOD where it needs no mapper; `full` and `compare` name lines.
 """
 
 import shlex
@@ -36,6 +41,8 @@ from typing import Any
 
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.errors import UserError
+from context_i2w.evaluation.evaluate import BASELINES, ONLY
+from context_i2w.model.queries import parse_method
 from context_i2w.training.toy_run import TOY_ROOT
 
 if sys.version_info >= (3, 11):
@@ -60,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`row` with one row of `against`: the only one, or the one that is nearest in its effort."""
+    """The line `row` with one of `against`: the only one, or the one that is nearest in its effort."""
 
     row: str
     against: tuple[str, ...]
@@ -81,7 +88,15 @@ class Grid:
     note: str = ""
     split: str = "test"
     tasks: tuple[str, ...] = TASKS
+    methods: tuple[str, ...] = (*BASELINES, ONLY)
     data: Mapping[str, str] = field(default_factory=lambda: {s: str(TOY_ROOT / s) for s in ("dev", "test")})
+
+    def lines(self) -> dict[str, tuple[str | None, str]]:
+        """Line of the tables -> its row, None for a method without a mapper, and its method."""
+        of_mapper = [method for method in self.methods if parse_method(method).uses_mapper]
+        alone = {method: (None, method) for method in self.methods if method not in of_mapper}
+        pairs = [(row, method) for row in self.rows for method in of_mapper]
+        return alone | {row if method == ONLY else f"{row} {method}": (row, method) for row, method in pairs}
 
 
 def read_grid(path: Path) -> Grid:
@@ -114,7 +129,8 @@ def _grid(name: str, content: dict[str, Any]) -> Grid:
             raise ValueError(f"row {row!r} has no key {', '.join(value)}")
     compare = tuple(Comparison(**entry | {"against": tuple(entry["against"])}) for entry in content.pop("compare", ()))
     options, tasks = _words(content.pop("options", "")), tuple(content.pop("tasks", TASKS))
-    return Grid(name, rows=rows, options=options, compare=compare, tasks=tasks, **content)
+    methods = tuple(content.pop("methods", Grid.methods))
+    return Grid(name, rows=rows, options=options, compare=compare, tasks=tasks, methods=methods, **content)
 
 
 def _words(options: str) -> tuple[str, ...]:
@@ -123,10 +139,14 @@ def _words(options: str) -> tuple[str, ...]:
 
 def _check(grid: Grid, path: Path) -> None:
     mentioned = {grid.full: "full"} | {row: "compare" for c in grid.compare for row in (c.row, *c.against)}
-    for row, key in mentioned.items():
-        if row not in grid.rows:
-            raise UserError(f"{path}: {key}: no row {row!r}; the rows are {', '.join(grid.rows)}")
+    lines = grid.lines()
+    for name, key in mentioned.items():
+        if name not in lines or (key == "full" and lines[name][0] is None):
+            known = [line for line, (row, _) in lines.items() if row is not None or key != "full"]
+            raise UserError(f"{path}: {key}: no row {name!r}; the rows are {', '.join(known)}")
     for entry in grid.compare:
+        if entry.nearest and any(lines[name][0] is None for name in (entry.row, *entry.against)):
+            raise UserError(f"{path}: compare: {entry.row!r}: nearest in {entry.nearest} is for rows that are trained")
         if entry.nearest not in (None, *EFFORTS) or (len(entry.against) != 1 and entry.nearest is None):
             raise UserError(
                 f"{path}: compare: {entry.row!r} with one row, or with the nearest in {' or '.join(EFFORTS)}"

@@ -12,7 +12,6 @@ import matplotlib.pyplot as plt
 from context_i2w.ablation.grid import Comparison, Grid
 from context_i2w.ablation.results import LEVEL, RowResult, TaskScore, Tested
 from context_i2w.ablation.scores import measure
-from context_i2w.evaluation.evaluate import BASELINES
 from context_i2w.evaluation.report import markdown_table
 from context_i2w.training.toy_run import TASKS as TITLES
 
@@ -33,7 +32,7 @@ def markdown(grid: Grid, rows: Mapping[str, RowResult], compared: Sequence, comm
     parts += [f"## Differences to {grid.full}", difference_table(grid, rows)]
     if compared:
         parts += ["## Between rows", comparison_table(grid, rows, compared), _NOT_MARKED]
-    parts += ["## Effort and options", effort_table(rows), "## More metrics", metric_table(grid, rows)]
+    parts += ["## Effort and options", effort_table(grid, rows), "## More metrics", metric_table(grid, rows)]
     chosen = [name for name, row in rows.items() if row.chosen_from]
     if chosen:
         parts += ["## Chosen on dev", *(_choice(name, rows[name]) for name in chosen)]
@@ -49,19 +48,20 @@ def score_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
 
 def difference_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
     table = [["row", *map(title, grid.tasks)]]
-    for name in grid.rows:
-        if name != grid.full:
-            table.append([name, *(_tested(rows[name].tasks[task].difference) for task in grid.tasks)])
+    for name, row in rows.items():
+        if row.parameters is not None and name != grid.full:
+            table.append([name, *(_tested(row.tasks[task].difference) for task in grid.tasks)])
     return markdown_table(table)
 
 
-def effort_table(rows: Mapping[str, RowResult]) -> str:
+def effort_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
     table = [["row", "parameters", "MFLOP", "training loss", "seconds", "options of src/main.py"]]
-    for name, row in rows.items():
-        if row.parameters is not None:
-            count, work = f"{row.parameters / 1e6:.2f} M", f"{row.forward_flop / 1e6:.1f}"
-            options = f"`{row.options}`" if row.options else ""
-            table.append([name, count, work, f"{row.loss:.4f}", f"{row.seconds:.0f}", options])
+    lines = grid.lines()
+    trained = {lines[name][0]: row for name, row in rows.items() if lines[name][0]}
+    for name, row in trained.items():
+        count, work = f"{row.parameters / 1e6:.2f} M", f"{row.forward_flop / 1e6:.1f}"
+        options = f"`{row.options}`" if row.options else ""
+        table.append([name, count, work, f"{row.loss:.4f}", f"{row.seconds:.0f}", options])
     return markdown_table(table)
 
 
@@ -93,7 +93,7 @@ def plot(grid: Grid, rows: Mapping[str, RowResult], task: str, path: Path) -> No
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.26 * len(rows)), layout="constrained")
     for place, (name, row) in enumerate(reversed(rows.items())):
         cell = row.tasks[task]
-        colour = BASELINE if name in BASELINES else FULL if name == grid.full else COLOURS[cell.difference.mark]
+        colour = BASELINE if row.parameters is None else FULL if name == grid.full else COLOURS[cell.difference.mark]
         axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.5)
         axes.plot(cell.seeds, [place] * len(cell.seeds), ".", color=colour, markersize=3, alpha=0.6)
         axes.plot(cell.mean, place, "o", color=colour, markersize=5)

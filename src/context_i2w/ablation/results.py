@@ -9,7 +9,6 @@ from context_i2w.ablation.grid import Comparison, Grid
 from context_i2w.ablation.runs import Run, run_of
 from context_i2w.ablation.scores import measure, read_metrics, read_scores
 from context_i2w.checkpoints.files import read_checkpoint
-from context_i2w.evaluation.evaluate import BASELINES
 from context_i2w.evaluation.report import versions
 from context_i2w.model.flops import counted_forward
 from context_i2w.ranking.significance import Difference, Scores, bootstrap_interval, holm, paired_difference
@@ -80,21 +79,34 @@ def choose_on_dev(runs: Mapping[str, Sequence[Sequence[Run]]], grid: Grid) -> di
 
 
 def results_of(grid: Grid, runs: Mapping[str, Sequence[Run]]) -> dict[str, RowResult]:
-    """The baselines and the grid's rows, with their differences to the full model."""
-    anyone = runs[grid.full][0]
-    rows = {name: RowResult("") for name in BASELINES}
-    for name, row in rows.items():
+    """The grid's lines, with the differences of those of a mapper to the full model."""
+    anyone = next(iter(runs.values()))[0]
+    about = {
+        name: {"options": " ".join(seeds[0].options[:-2]), **_size(seeds[0]), **_effort(seeds)}
+        for name, seeds in runs.items()
+    }
+    rows, lines = {}, grid.lines()
+    for name, (row, method) in lines.items():
+        rows[name] = RowResult(**about[row]) if row else RowResult("")
         for task in grid.tasks:
-            row.tasks[task] = _score([anyone], task, grid.split, name)
-    for name, seeds in runs.items():
-        rows[name] = RowResult(" ".join(seeds[0].options[:-2]), **_size(seeds[0]), **_effort(seeds))
-        for task in grid.tasks:
-            rows[name].tasks[task] = _score(seeds, task, grid.split)
-    places = [(name, task) for name in grid.rows if name != grid.full for task in grid.tasks]
-    pairs = [tuple(read_scores(runs[row], task, grid.split) for row in (name, grid.full)) for name, task in places]
+            rows[name].tasks[task] = _score(runs[row] if row else [anyone], task, grid.split, method)
+    places = [(name, task) for name, (row, _) in lines.items() if row and name != grid.full for task in grid.tasks]
+    pairs = [_pair(grid, runs, name, grid.full, task) for name, task in places]
     for (name, task), tested in zip(places, differences_of(pairs), strict=True):
         rows[name].tasks[task].difference = tested
     return rows
+
+
+def _pair(grid: Grid, runs: Mapping[str, Sequence[Run]], ours: str, theirs: str, task: str) -> tuple[Scores, Scores]:
+    """Scores of two lines; a method without a mapper is paired with every seed of the other."""
+    lines = grid.lines()
+    (row, method), (other, its_method) = lines[ours], lines[theirs]
+    seeds, its_seeds = (runs[name] if name else None for name in (row or other, other or row))
+    anyone = [next(iter(runs.values()))[0]]
+    return (
+        read_scores(seeds or anyone, task, grid.split, method),
+        read_scores(its_seeds or anyone, task, grid.split, its_method),
+    )
 
 
 def differences_of(pairs: Sequence[tuple[Scores, Scores]]) -> list[Tested]:
@@ -109,13 +121,13 @@ def comparisons(
     """For each of the grid's: the row compared with, and `row` minus it on each task, tested together."""
     others = [_other(entry, rows) for entry in grid.compare]
     named = [(entry.row, other, task) for entry, other in zip(grid.compare, others) for task in grid.tasks]
-    pairs = [tuple(read_scores(runs[row], task, grid.split) for row in (ours, theirs)) for ours, theirs, task in named]
+    pairs = [_pair(grid, runs, *place) for place in named]
     tested = iter(differences_of(pairs))
     return [(entry, other, {task: next(tested) for task in grid.tasks}) for entry, other in zip(grid.compare, others)]
 
 
 def _other(entry: Comparison, rows: Mapping[str, RowResult]) -> str:
-    """The row that a comparison is with."""
+    """The line that a comparison is with."""
     if entry.nearest is None:
         return entry.against[0]
     wanted = getattr(rows[entry.row], entry.nearest)
@@ -140,10 +152,10 @@ def as_json(grid: Grid, rows: Mapping[str, RowResult], compared: list, command: 
     }
 
 
-def _score(seeds: Sequence[Run], task: str, split: str, row: str = "composed") -> TaskScore:
-    scores = read_scores(seeds, task, split, row)
+def _score(seeds: Sequence[Run], task: str, split: str, method: str) -> TaskScore:
+    scores = read_scores(seeds, task, split, method)
     low, high = bootstrap_interval(scores)
-    every = [read_metrics(run, task, split, row) for run in seeds]
+    every = [read_metrics(run, task, split, method) for run in seeds]
     metrics = {name: [found[name] for found in every] for name in every[0]}
     return TaskScore(scores.mean, low, high, scores.by_seed.tolist(), metrics)
 

@@ -1,4 +1,4 @@
-"""Every query's score under every run, kept beside the run."""
+"""Every query's score under every run and method, kept beside the run."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from context_i2w.ablation.runs import Run
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.files import read_checkpoint
-from context_i2w.evaluation.evaluate import BASELINES, Result, evaluate
+from context_i2w.evaluation.evaluate import ONLY, Result, evaluate, rows_of
 from context_i2w.evaluation.setup import choose_device
 from context_i2w.files import atomic_path
 from context_i2w.ranking.metrics import recall_of_each
@@ -24,41 +24,52 @@ def measure(task: str) -> str:
     return f"R@{CUTOFFS.get(task, 10)}"
 
 
-def score_all(runs: Iterable[Run], tasks: Sequence[str], split: str, data_root: Path) -> None:
-    """Evaluates the runs whose scores of the split are not there; mappers of one CLIP share its passes."""
-    todo = [run for run in dict.fromkeys(runs) if not score_file(run.folder, split).is_file()]
+def score_all(
+    runs: Iterable[Run], tasks: Sequence[str], split: str, data_root: Path, methods: Sequence[str] = (ONLY,)
+) -> None:
+    """Evaluates the runs under the methods whose scores of the split are not there; mappers share a CLIP's passes."""
+    runs = list(dict.fromkeys(runs))
+    missing = {run: [m for m in methods if not score_file(run.folder, split, m).is_file()] for run in runs}
+    todo = [run for run in runs if missing[run]]
     device = choose_device(None, None)
     for start in range(0, len(todo), AT_ONCE):
         part = todo[start : start + AT_ONCE]
         checkpoints = [read_checkpoint(run.checkpoint) for run in part]
         clip = checkpoints[0].load_clip(device=device)
         mappers = {str(run.folder): c.build_mapper(clip.sizes).to(device) for run, c in zip(part, checkpoints)}
-        rows: dict[str, dict[str, Any]] = {row: {} for row in (*BASELINES, *mappers)}
+        asked = list(dict.fromkeys(method for run in part for method in missing[run]))
+        places = rows_of(asked, mappers)
+        scores: dict[str, dict[str, Any]] = {row: {} for row in places}
         for task in tasks:
-            result = evaluate(BENCHMARKS[task].load(data_root, BENCHMARKS[task].options()), clip, mappers)
-            for row, scores in rows.items():
-                scores |= _of_row(result, row, task)
+            benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
+            result = evaluate(benchmark, clip, mappers, methods=asked)
+            for row in scores:
+                scores[row] |= _of_row(result, row, task)
         for run in part:
-            folder = {row: score_file(run.folder, split, row) for row in BASELINES}
-            for row, file in (folder | {str(run.folder): score_file(run.folder, split)}).items():
-                with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-                    np.savez_compressed(opened, **rows[row])
+            for row, (method, mapper) in places.items():
+                if method in missing[run] and mapper in (None, str(run.folder)):
+                    _write(score_file(run.folder, split, method), scores[row])
 
 
-def score_file(folder: Path, split: str, row: str = "composed") -> Path:
-    return folder / f"scores-{split}-{row}.npz"
+def score_file(folder: Path, split: str, method: str = ONLY) -> Path:
+    return folder / f"scores-{split}-{method.replace(':', '_')}.npz"
 
 
-def read_scores(runs: Sequence[Run], task: str, split: str, row: str = "composed") -> Scores:
-    """Scores of a row's seeds on one task."""
-    files = [np.load(score_file(run.folder, split, row)) for run in runs]
+def read_scores(runs: Sequence[Run], task: str, split: str, method: str = ONLY) -> Scores:
+    """Scores of a row's seeds on one task; a method without a mapper has the same for every seed."""
+    files = [np.load(score_file(run.folder, split, method)) for run in runs]
     values = np.stack([file[f"{task}.values"] for file in files])
     return Scores(values, files[0][f"{task}.weights"], files[0][f"{task}.units"])
 
 
-def read_metrics(run: Run, task: str, split: str, row: str = "composed") -> dict[str, float]:
+def read_metrics(run: Run, task: str, split: str, method: str = ONLY) -> dict[str, float]:
     """All metrics of the benchmark, of its mean where it has groups."""
-    return json.loads(str(np.load(score_file(run.folder, split, row))[f"{task}.metrics"]))
+    return json.loads(str(np.load(score_file(run.folder, split, method))[f"{task}.metrics"]))
+
+
+def _write(file: Path, scores: Mapping[str, Any]) -> None:
+    with atomic_path(file) as temporary, open(temporary, "wb") as opened:
+        np.savez_compressed(opened, **scores)
 
 
 def _of_row(result: Result, row: str, task: str) -> Mapping[str, Any]:

@@ -49,12 +49,14 @@ class Benchmark:
     """A benchmark under one protocol. `protocol` is printed beside every number and goes into the JSON.
 
     submission: for tests without public answers, the files to upload ({kind: content}) from a ranking.
+    dollar: which `$` of a prompt is the placeholder under SEARLE's and LinCIR's rules, "first" or "every" one.
     """
 
     name: str
     groups: Sequence[QueryGroup]
     protocol: dict[str, Any] = field(default_factory=dict)
     submission: Callable[[Ranking], dict[str, Any]] | None = None
+    dollar: str | None = None
 
 
 def variant(default: str, choices: dict[str, str], about: str) -> Any:

@@ -7,18 +7,32 @@ Everything is read with safe loading (`weights_only=True`).
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import numpy as np
 import torch
 
-from context_i2w.checkpoints.published import is_published, ours_from_published, parse_published, published_name
+from context_i2w.checkpoints.published import (
+    PROTOCOL_OF_FILE,
+    is_published,
+    ours_from_published,
+    parse_published,
+    published_name,
+)
 from context_i2w.command_line import options_from
 from context_i2w.errors import UserError
 from context_i2w.files import atomic_path
 from context_i2w.model.clip import CLIPSizes, FrozenCLIP
-from context_i2w.model.clip_weights import State, clip_from_openai_state, load_clip, load_state, sizes_by_name
+from context_i2w.model.clip_weights import (
+    State,
+    clip_from_openai_state,
+    load_clip,
+    load_state,
+    read_state,
+    sizes_by_name,
+    without_archive_scalars,
+)
 from context_i2w.model.extensions import find_class
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
@@ -50,6 +64,7 @@ class Checkpoint:
     clip_state: State | None  # published files carry CLIP itself
     step: int | None
     content: Mapping  # ours only: all that was saved, for resuming
+    protocol: str | None = None  # of benchmarks/protocols.py, where a published file tells its family
 
     def load_clip(self, model: str | None = None, pretrained: str | None = None, device="cpu") -> FrozenCLIP:
         """The CLIP that the mapper was trained with.
@@ -59,7 +74,13 @@ class Checkpoint:
         """
         if self.clip_state is not None:
             return self._published_clip(model, device)
-        reference = self.clip or CLIPReference("ViT-L-14", "openai")
+        reference = self.clip or CLIPReference(model or "", None)
+        of_openai = self.source == "published" and reference.pretrained in ("openai", None)
+        if of_openai and model is None and pretrained and Path(pretrained).is_file():
+            state = without_archive_scalars(read_state(Path(pretrained)))  # which tells the sizes
+            return clip_from_openai_state(state, pretrained, device)
+        if not (model or reference.model):
+            raise UserError(f"{self.path} does not say which CLIP it belongs to; give --pretrained FILE, or --model")
         clip = load_clip(model or reference.model, pretrained or reference.pretrained, device)
         if reference.weights_hash and clip.weights_hash != reference.weights_hash:
             raise UserError(
@@ -102,7 +123,7 @@ def read_checkpoint(path: str | Path, trust_code: bool = False) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"--resume {path}: no such checkpoint file")
     try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        with torch.serialization.safe_globals([*_NUMPY_SCALARS, *_PATHS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: does not load safely as a checkpoint ({str(error).splitlines()[0]})") from error
@@ -142,19 +163,20 @@ def hash_file(path: Path) -> str:
 
 
 def _from_published(path: Path, content: dict) -> Checkpoint:
-    file = parse_published(content, str(path))
+    file, file_hash = parse_published(content, str(path)), hash_file(path)
     return Checkpoint(
         path=path,
-        file_hash=hash_file(path),
+        file_hash=file_hash,
         source="published",
         mapper_name=file.mapper_name,
         mapper_class=find_class(file.mapper_name, MAPPERS, "mapper"),
         options=file.options,
         mapper_state=file.mapper_state,
-        clip=None,
+        clip=CLIPReference(*file.clip) if file.clip else None,
         clip_state=file.clip_state,
         step=None,
         content={"epoch": file.epoch},
+        protocol=file.protocol or PROTOCOL_OF_FILE.get(file_hash),
     )
 
 
@@ -176,6 +198,8 @@ def _from_ours(path: Path, content: dict, trust_code: bool) -> Checkpoint:
     )
 
 
+# SEARLE's saver puts a path beside the tensors; it names a folder and opens nothing.
+_PATHS = [(PosixPath, "pathlib.PosixPath"), (PosixPath, "pathlib._local.PosixPath")]
 # Published optimiser states hold learning rates as NumPy scalars; nothing else of NumPy is let in.
 _NUMPY_SCALARS = [
     np._core.multiarray.scalar,

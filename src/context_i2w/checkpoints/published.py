@@ -1,13 +1,15 @@
-"""Files of the published Context-I2W and Pic2Word code: their tensor names, and what the tensors say about sizes."""
+"""Files of the published codes: Context-I2W, Pic2Word, the φ of SEARLE and LinCIR; what tensors say about sizes."""
 
+import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
 from context_i2w.errors import UserError
 from context_i2w.model.clip_weights import HEAD_WIDTH, State, without_archive_scalars, without_module
-from context_i2w.model.options import ContextI2WOptions, Pic2WordOptions
+from context_i2w.model.options import ContextI2WOptions, PhiOptions, Pic2WordOptions
 
 # Our parameter name -> the published one; the first pattern that fits counts.
 _NAMES = [
@@ -56,19 +58,23 @@ class PublishedFile:
     """A published checkpoint, taken apart."""
 
     mapper_name: str
-    options: ContextI2WOptions | Pic2WordOptions
+    options: ContextI2WOptions | Pic2WordOptions | PhiOptions
     mapper_state: State  # under the published names
     clip_state: State | None  # under OpenAI's names, float32
     epoch: int | None
+    clip: tuple[str, str] | None = None  # model and tag where the file has no CLIP but says which
+    protocol: str | None = None  # whose evaluation it is meant for, where the file says: "searle" or "lincir"
 
 
 def is_published(content: dict) -> bool:
     """Whether an unpickled checkpoint is one of the published code."""
-    return isinstance(content.get("state_dict_img2text"), dict)
+    return isinstance(content.get("state_dict_img2text"), dict) or isinstance(content.get("Phi"), dict)
 
 
 def parse_published(content: dict, path: str) -> PublishedFile:
-    """Takes a published checkpoint apart. Raises UserError if its mapper is neither Context-I2W nor Pic2Word."""
+    """Takes a published checkpoint apart. Raises UserError if its mapper is none that we know."""
+    if "Phi" in content:
+        return _parse_phi(content, path)
     mapper_state = without_module(content["state_dict_img2text"])
     clip_state = content.get("state_dict")
     if clip_state:
@@ -79,7 +85,50 @@ def parse_published(content: dict, path: str) -> PublishedFile:
     except (KeyError, ZeroDivisionError) as error:
         raise UserError(f"{path}: state_dict_img2text lacks {error}, it is neither Context-I2W nor Pic2Word") from error
     epoch = content.get("epoch")
-    return PublishedFile(name, options, mapper_state, clip_state or None, int(epoch) if epoch is not None else None)
+    clip = (
+        None if clip_state else _CLIP_OF_WIDTH.get(mapper_state["layers.0.0.weight"].shape[1], ("ViT-L-14", "openai"))
+    )
+    epoch = int(epoch) if epoch is not None else None
+    return PublishedFile(name, options, mapper_state, clip_state or None, epoch, clip)
+
+
+# CLIP by the width of its embedding: SEARLE's (OpenAI) and, of LinCIR alone, LAION's.
+_CLIP_OF_WIDTH = {
+    512: ("ViT-B-32", "openai"),
+    768: ("ViT-L-14", "openai"),
+    1024: ("ViT-H-14", "laion2b_s32b_b79k"),
+    1280: ("ViT-bigG-14", "laion2b_s39b_b160k"),
+}
+# Released files by their SHA-256: LinCIR's lincir_large.pt.
+PROTOCOL_OF_FILE = {"5ba98d52db7a5e9a78f9ba7436991235477b89544caf246e4659642bf9b409bd": "lincir"}
+_HYPERPARAMETERS = "hyperparameters.json"  # beside SEARLE's own runs
+
+
+def _parse_phi(content: dict, path: str) -> PublishedFile:
+    """φ of SEARLE or LinCIR, {Phi} with or without epoch. Keys and shapes don't tell the two apart."""
+    state = without_module(content["Phi"])
+    try:
+        hidden, width = state["layers.0.weight"].shape
+        factor, rest = divmod(hidden, width)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: Phi lacks {error}, it is neither SEARLE's nor LinCIR's") from error
+    if rest:
+        raise UserError(f"{path}: Phi's hidden width {hidden} is no multiple of its input's {width}")
+    settings = _read_hyperparameters(Path(path).with_name(_HYPERPARAMETERS))
+    clip = _CLIP_OF_WIDTH.get(width)
+    if settings.get("clip_model_name"):
+        clip = str(settings["clip_model_name"]).replace("/", "-"), "openai"
+    protocol = "searle" if settings else "lincir" if clip and clip[1] != "openai" else None
+    options = PhiOptions(factor, float(settings.get("phi_dropout", PhiOptions.dropout)))
+    epoch = content.get("epoch")
+    return PublishedFile("phi", options, state, None, None if epoch is None else int(epoch), clip, protocol)
+
+
+def _read_hyperparameters(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read as JSON ({error}); mend it or move it away") from None
 
 
 def _mapper_of(state: State) -> tuple[str, ContextI2WOptions | Pic2WordOptions]:

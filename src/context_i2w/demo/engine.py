@@ -85,11 +85,11 @@ class Engine:
         features: dict[str, Tensor] = {}
         if compare:
             features |= {
-                title: self.retriever.row_feature(query, look.features, row) for row, title in BASELINES.items()
+                title: self.retriever.query_feature(query, look.features, name) for name, title in BASELINES.items()
             }
         words, maps = {}, []
         for title, retriever in self.mappers.items():
-            features[title] = retriever.row_feature(query, look.features)
+            features[title] = retriever.query_feature(query, look.features)
             words[title] = self.nearest_words(retriever.pseudo_words(query, look.features))[0]
             if with_maps and isinstance(retriever.mapper, ContextI2W):
                 maps += heat_maps(retriever, query, look)

@@ -1,13 +1,13 @@
 """One benchmark, all rows: features to queries to rankings to metrics.
 
-Rows: `image` (the reference's embedding), `text` (the description's), `image+text` (the sum of the two unit
-vectors) and one composed row for every mapper.
+A row is a method of a query (model/queries.py) under one mapper: `image`, `text`, `image+text`, `composed`,
+`blended:0.5:0.7`; with several mappers `NAME METHOD`. Methods without a mapper have one row.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,16 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from context_i2w.benchmarks.base import Benchmark, QueryGroup, check_images_exist
+from context_i2w.evaluation.compositions import compositions
 from context_i2w.evaluation.features import Encoded, EncodingOptions, encode
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.mappers import Mapper
+from context_i2w.model.queries import DEFAULT_METHODS, parse_method
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import mean_over_groups
 
 BASELINES = ("image", "text", "image+text")
+ONLY = "composed"  # the name of a mapper that is the only one
 TOP = 50  # gallery images kept of each query's ranking
 
 
@@ -32,14 +35,17 @@ class Result:
 
     tops: (group, row) -> the best gallery indices of each query [Q, <= 50], -1 where none is left.
     submissions: row -> kind -> content, for tests without public answers.
-    passes: how many images, texts and compositions went through CLIP. seconds: wall time of the evaluation.
+    methods: row -> the method asked for. passes: how many images, texts and compositions went through CLIP.
+    cut: how many texts were too long for CLIP and lost their end. seconds: wall time of the evaluation.
     """
 
     benchmark: Benchmark
     metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     tops: dict[tuple[str, str], torch.Tensor] = field(default_factory=dict)
     submissions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: dict[str, str] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
+    cut: int = 0
     seconds: float = 0.0
 
 
@@ -48,21 +54,25 @@ def evaluate(
     clip: FrozenCLIP,
     mappers: Mapping[str, Mapper],
     options: EncodingOptions | None = None,
+    methods: Sequence[str] = DEFAULT_METHODS,
 ) -> Result:
-    """All rows of a benchmark; mappers: name of the row -> mapper for `clip`.
+    """All rows of a benchmark; mappers for `clip` by name, a single one being called "composed".
 
-    Raises UserError listing missing files before anything is encoded, and unreadable ones after reading all.
+    Raises UserError listing missing files before anything is encoded, and unreadable ones after reading all; and for
+    a method that is not known.
     """
     started = time.monotonic()
+    rows = rows_of(methods, mappers)
     check_images_exist(benchmark)
-    encoded = encode(benchmark, clip, mappers, options or EncodingOptions())
-    result = Result(benchmark, passes=encoded.passes)
-    rows = (*BASELINES, *mappers)
+    needs = {vector for method, _ in rows.values() for vector in parse_method(method).needs}
+    encoded = encode(benchmark, clip, mappers, options or EncodingOptions(), needs)
+    result = Result(benchmark, passes=encoded.passes, cut=encoded.cut)
+    result.methods = {row: method for row, (method, _) in rows.items()}
     with tqdm(total=len(benchmark.groups) * len(rows), desc=f"{benchmark.name}: ranking", unit="row") as bar:
         for group in benchmark.groups:
             result.metrics[group.name] = {}
-            for row in rows:
-                _rank(group, row, encoded, result)
+            for row, (method, mapper) in rows.items():
+                _score(result, group, row, rank(group, method, encoded, mapper))
                 bar.update()
     if len(benchmark.groups) > 1:
         groups = result.metrics.values()
@@ -71,29 +81,47 @@ def evaluate(
     return result
 
 
-def query_features(group: QueryGroup, row: str, encoded: Encoded) -> torch.Tensor:
-    """Unit features [Q, E] of a group's queries under one row."""
-    if row == "image":
-        return encoded.image_features[[encoded.images[source] for source in group.references]]
-    if row == "text":
-        return _mean_of(group.texts, encoded.texts, encoded.text_features)
-    if row == "image+text":
-        return normalize(query_features(group, "image", encoded) + query_features(group, "text", encoded), dim=-1)
-    pairs = [tuple((source, prompt) for prompt in prompts) for source, prompts in zip(group.references, group.prompts)]
-    return _mean_of(pairs, encoded.slots, encoded.composed[row])
+def row_name(method: str, mapper: str = ONLY) -> str:
+    return method if mapper == ONLY else f"{mapper} {method}"
 
 
-def rank(group: QueryGroup, row: str, encoded: Encoded) -> Ranking:
+def rows_of(methods: Sequence[str], mappers: Iterable[str]) -> dict[str, tuple[str, str | None]]:
+    """Row -> its method and the name of its mapper: first the methods that need none, then mapper by mapper.
+
+    Raises UserError for an unknown method.
+    """
+    of_mapper = [method for method in methods if parse_method(method).uses_mapper]
+    rows = {method: (method, None) for method in methods if method not in of_mapper}
+    return rows | {row_name(method, mapper): (method, mapper) for mapper in mappers for method in of_mapper}
+
+
+def query_features(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> torch.Tensor:
+    """Unit features [Q, E] of a group's queries under one method."""
+    parsed = parse_method(method)
+    return parsed({name: _vector(name, group, encoded, mapper) for name in parsed.needs})
+
+
+def rank(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> Ranking:
     gallery = encoded.image_features[[encoded.images[source] for source in group.gallery]]
-    return Ranking(query_features(group, row, encoded), gallery, group.excluded, group.candidates)
+    return Ranking(query_features(group, method, encoded, mapper), gallery, group.excluded, group.candidates)
 
 
-def _rank(group: QueryGroup, row: str, encoded: Encoded, result: Result) -> None:
-    ranking = rank(group, row, encoded)
+def _score(result: Result, group: QueryGroup, row: str, ranking: Ranking) -> None:
     result.metrics[group.name][row] = group.score(ranking)
     result.tops[group.name, row] = ranking.top(TOP)
     if result.benchmark.submission is not None:
         result.submissions[row] = result.benchmark.submission(ranking)
+
+
+def _vector(name: str, group: QueryGroup, encoded: Encoded, mapper: str | None) -> torch.Tensor:
+    """Unit rows [Q, E] of one of the vectors that queries are made of."""
+    if name == "image":
+        return encoded.image_features[[encoded.images[source] for source in group.references]]
+    if name == "text":
+        return _mean_of(group.texts, encoded.texts, encoded.text_features)
+    composer = encoded.composers[mapper]
+    keys = [compositions(name, *query, composer.mapper) for query in zip(group.references, group.prompts)]
+    return _mean_of(keys, composer.numbers, composer.features)
 
 
 def _mean_of(keys, numbers: Mapping, features: torch.Tensor) -> torch.Tensor:

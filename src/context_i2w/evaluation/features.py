@@ -2,8 +2,8 @@
 
 Distinct images stream through in batches. All embeddings are kept; an image's tokens live only as long as
 its batch: for each query whose reference image is in the batch the pseudo-word token is made and composed at
-once. Distinct prompts are encoded once, before. However many queries, groups and checkpoints share an image,
-it costs one pass.
+once. Distinct texts are encoded once, before. However many queries, groups, methods and checkpoints share an
+image, it costs one pass; what no row asked for is not encoded.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from tqdm import tqdm
 
 from context_i2w.benchmarks.base import Benchmark, listing
 from context_i2w.errors import UserError
+from context_i2w.evaluation.compositions import Composer, PromptIds, all_compositions
 from context_i2w.evaluation.embedding_cache import EmbeddingCache
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.images import BrokenImage, ImageSource, Preparation
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.prompts import Tokenizer
+from context_i2w.model.queries import OF_MAPPER
 
 
 @dataclass(frozen=True)
@@ -53,71 +55,87 @@ class EncodingOptions:
 
 @dataclass
 class Encoded:
-    """Unit features by image and by text, and what they cost.
-
-    composed: per mapper [S, E], row `slots[image, prompt]` for a pair of reference image and prompt.
-    """
+    """Unit features by image and by text, each mapper's compositions by name, and what they cost."""
 
     images: dict[ImageSource, int]
     image_features: torch.Tensor  # [I, E]
     texts: dict[str, int]
     text_features: torch.Tensor  # [T, E]
-    slots: dict[tuple[ImageSource, str], int]
-    composed: dict[str, torch.Tensor]
+    composers: dict[str, Composer]
     passes: dict[str, int]
+    cut: int  # texts that were too long for CLIP and lost their end
 
 
-class Pending(NamedTuple):
-    """A composition that waits for its reference image: row of the image, of the prompt, of the result."""
+def encode(
+    benchmark: Benchmark,
+    clip: FrozenCLIP,
+    mappers: Mapping[str, Mapper],
+    options: EncodingOptions,
+    needs: Iterable[str] = ("image", "text", "composed"),
+) -> Encoded:
+    """Encodes what the vectors named in `needs` (model/queries.py) take, and nothing else.
 
-    image: int
-    prompt: int
-    slot: int
-
-
-def encode(benchmark: Benchmark, clip: FrozenCLIP, mappers: Mapping[str, Mapper], options: EncodingOptions) -> Encoded:
-    """Encodes images, texts and every mapper's compositions. Raises UserError listing unreadable images."""
-    groups = benchmark.groups
-    images = _numbered(source for group in groups for source in (*group.gallery, *group.references))
-    prompts = _numbered(prompt for group in groups for row in group.prompts for prompt in row)
-    texts = _numbered([*prompts, *(text for group in groups for row in group.texts for text in row)])
-    slots = _numbered(
-        (source, prompt) for group in groups for source, row in zip(group.references, group.prompts) for prompt in row
-    )
-    waiting: dict[int, list[Pending]] = {}
-    for (source, prompt), slot in slots.items():
-        waiting.setdefault(images[source], []).append(Pending(images[source], texts[prompt], slot))
+    Raises UserError listing unreadable images.
+    """
+    needs, groups = set(needs), benchmark.groups
+    of_mapper = [name for name in OF_MAPPER if name in needs] if mappers else []
+    seen = [group.references for group in groups if of_mapper or "image" in needs]
+    images = _numbered(source for sources in (*(group.gallery for group in groups), *seen) for source in sources)
+    numbers = {name: all_compositions(benchmark, of_mapper, mapper) for name, mapper in mappers.items()}
+    composers = {name: Composer(mapper, numbers[name], images, clip) for name, mapper in mappers.items()}
+    wanted = [composition for found in numbers.values() for composition in found]
+    conditions = (composition.condition for composition in wanted if composition.condition is not None)
+    read = (text for group in groups for row in group.texts for text in row) if "text" in needs else ()
+    texts, prompts = _numbered([*conditions, *read]), _numbered(composition.prompt for composition in wanted)
 
     with torch.inference_mode(), precision_of(clip.device, options.precision):
-        ids = Tokenizer(clip.sizes.context_length)(list(texts))
-        conditions = encode_texts(clip, ids, options.batch_size)
-        cache = options.feature_cache and EmbeddingCache(
-            options.feature_cache, benchmark.name, clip, options.precision, list(images)
-        )
-        known = cache.read() if cache else None
-        embeddings = torch.empty(len(images), clip.sizes.embed_dim) if known is None else known
-        embeddings = embeddings.to(clip.device)
-        passed = {index: source for source, index in images.items() if known is None or index in waiting}
-        composed = {row: torch.empty(len(slots), clip.sizes.embed_dim, device=clip.device) for row in mappers}
-        for batch, features in _vision_passes(passed, clip, options, benchmark.name):
-            if known is None:
-                embeddings[batch.indices] = features.embedding.float()
-                for index, first in batch.repeats:
-                    embeddings[index] = embeddings[first]
-            for jobs in _chunks([job for i in batch.indices for job in waiting.get(i, ())], options.batch_size):
-                _compose(jobs, batch, features, clip, mappers, ids, conditions, composed)
+        plain, written = (Tokenizer(clip.sizes.context_length, dollar) for dollar in (None, benchmark.dollar))
+        features = encode_texts(clip, plain(texts), options.batch_size)
+        ids = written(prompts)
+        prompt_ids = PromptIds(prompts, ids, written.places(ids), texts, features)
+        embeddings, passed = _see(benchmark.name, images, clip, composers.values(), prompt_ids, options)
+    passes = {"images": passed, "texts": len(texts), "compositions": len(wanted)}
+    unit, of_texts = normalize(embeddings, dim=-1), normalize(features, dim=-1)
+    return Encoded(images, unit, texts, of_texts, composers, passes, len(plain.cut | written.cut))
+
+
+def _see(
+    name: str,
+    images: Mapping[ImageSource, int],
+    clip: FrozenCLIP,
+    composers: Iterable[Composer],
+    prompts: PromptIds,
+    options: EncodingOptions,
+) -> tuple[torch.Tensor, int]:
+    """Embeddings [I, E] of all images, not normalised, and how many were passed; fills the composers."""
+    of_tokens = [composer for composer in composers if composer.mapper.uses_tokens]
+    folder = options.feature_cache
+    cache = EmbeddingCache(folder, name, clip, options.precision, list(images)) if folder else None
+    known = cache.read() if cache else None
+    embeddings = torch.empty(len(images), clip.sizes.embed_dim) if known is None else known
+    embeddings = embeddings.to(clip.device)
+    waiting = {index for composer in of_tokens for index in composer.waiting}
+    passed = {index: source for source, index in images.items() if known is None or index in waiting}
+    for batch, features in _vision_passes(passed, clip, options, name):
+        if known is None:
+            embeddings[batch.indices] = features.embedding.float()
+            for index, first in batch.repeats:
+                embeddings[index] = embeddings[first]
+        for composer in of_tokens:
+            composer.see(batch.indices, features, prompts, options.batch_size)
+    for composer in composers:
+        if not composer.mapper.uses_tokens:  # what it reads is there for all images
+            composer.see(range(len(images)), ImageFeatures(embeddings, None), prompts, options.batch_size)
     if cache and known is None:
         cache.write(embeddings)
-    passes = {"images": len(passed), "texts": len(texts), "compositions": len(slots) * len(mappers)}
-    unit = normalize(embeddings, dim=-1)
-    return Encoded(images, unit, texts, normalize(conditions, dim=-1), slots, composed, passes)
+    return embeddings, len(passed)
 
 
 def encode_texts(clip: FrozenCLIP, ids: torch.Tensor, batch_size: int) -> torch.Tensor:
     """Un-normalised text embeddings [T, E] float32, in the order of `ids`; texts of a length go together."""
     features = torch.empty(len(ids), clip.sizes.embed_dim, device=clip.device)
     by_length = ids.argmax(dim=1).argsort(stable=True)
-    for rows in by_length.split(batch_size):
+    for rows in by_length.split(batch_size) if len(ids) else ():
         features[rows] = clip.encode_text(ids[rows]).float()
     return features
 
@@ -133,28 +151,6 @@ def precision_of(device: torch.device, precision: str) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.allow_tf32 = allowed
-
-
-def _compose(
-    jobs: Sequence[Pending],
-    batch: Batch,
-    features: ImageFeatures,
-    clip: FrozenCLIP,
-    mappers: Mapping[str, Mapper],
-    ids: torch.Tensor,
-    conditions: torch.Tensor,
-    composed: dict[str, torch.Tensor],
-) -> None:
-    """Fills `composed` for the jobs, whose images are all in the batch."""
-    place = {index: row for row, index in enumerate(batch.indices)}
-    rows = torch.tensor([place[job.image] for job in jobs], device=clip.device)
-    prompts = torch.tensor([job.prompt for job in jobs])
-    slots = torch.tensor([job.slot for job in jobs], device=clip.device)
-    condition = conditions[prompts.to(clip.device)]
-    references = ImageFeatures(features.embedding[rows], features.tokens[rows])
-    for name, mapper in mappers.items():
-        pseudo_words = mapper(condition, references)
-        composed[name][slots] = normalize(clip.compose(ids[prompts], pseudo_words).float(), dim=-1)
 
 
 class Batch(NamedTuple):
@@ -220,8 +216,3 @@ class _Prepared(Dataset):
 def _numbered(items: Iterable) -> dict:
     """Distinct items in order of appearance, each with its number."""
     return {item: number for number, item in enumerate(dict.fromkeys(items))}
-
-
-def _chunks(jobs: Sequence[Pending], size: int) -> Iterator[Sequence[Pending]]:
-    for start in range(0, len(jobs), size):
-        yield jobs[start : start + size]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.protocols import PREPARATIONS, PROTOCOLS
 from context_i2w.command_line import Parser
 from context_i2w.errors import UserError
+from context_i2w.model.queries import DEFAULT_METHODS, FORMS
 
 
 def make_parser(description: str) -> Parser:
@@ -18,21 +21,26 @@ def make_parser(description: str) -> Parser:
         help="benchmark: " + ", ".join(BENCHMARKS),
     )  # fmt: skip
     _add_model(parser.add_argument_group("model"))
+    _add_methods(parser.add_argument_group("rows"))
     _add_data(parser.add_argument_group("data and protocol"))
     _add_machine(parser.add_argument_group("machine"))
     _add_output(parser.add_argument_group("output"))
     return parser
 
 
-def protocol_options(benchmark: str, arguments: argparse.Namespace) -> Any:
-    """The benchmark's own options from the command line; UserError for an option of another benchmark."""
+def protocol_options(benchmark: str, arguments: argparse.Namespace, others: Mapping[str, str] | None = None) -> Any:
+    """The benchmark's own options from the command line, then from `others`, those that it has of them.
+
+    Raises UserError for an option of another benchmark.
+    """
     kind = BENCHMARKS[benchmark].options
     known = {_flag(kind, field.name): field.name for field in fields(kind)}
     chosen = {flag: value for flag, value in vars(arguments).items() if flag in _variants() and value is not None}
     for flag in chosen:
         if flag not in known:
             raise UserError(f"--{flag.replace('_', '-')} has no meaning for --eval-mode {benchmark}")
-    return kind(**{known[flag]: value for flag, value in chosen.items()})
+    given = {name: value for name, value in (others or {}).items() if name in known.values()}
+    return kind(**given | {known[flag]: value for flag, value in chosen.items()})
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -46,10 +54,32 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--pretrained", metavar="TAG|FILE", help="open_clip tag or local file of CLIP's weights")
 
 
+def _add_methods(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--methods", nargs="+", metavar="METHOD", default=list(DEFAULT_METHODS), action=_Methods,
+        help="how queries are formed, a row each, apart by blanks or commas: " + ", ".join(FORMS),
+    )  # fmt: skip
+
+
+class _Methods(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, [name for value in values for name in value.split(",") if name])
+
+
 def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data-root", help="folder of the benchmarks (default: data, data/toy/test for a toy checkpoint)"
     )
+    group.add_argument(
+        "--protocol", choices=list(PROTOCOLS),
+        help="whose prompts, captions, image preparation and rule for a second `$` (default: as the checkpoint's "
+        "file tells, else ours)",
+    )  # fmt: skip
+    group.add_argument(
+        "--preparation", choices=list(PREPARATIONS),
+        help="of whole images, in place of the protocol's. "
+        + "; ".join(f"{name}: {text}" for name, text in PREPARATIONS.items()),
+    )  # fmt: skip
     for flag, (benchmark, field) in _variants().items():
         choices = field.metadata["choices"]
         meaning = "; ".join(f"{name}: {text.replace('%', '%%')}" for name, text in choices.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from context_i2w.benchmarks.base import Benchmark
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.files import atomic_path, write_text
+from context_i2w.model.queries import DEFAULTS, RECOMMENDED
 
 COLUMNS = 8  # metrics side by side on the terminal
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
@@ -26,11 +28,20 @@ def as_json(result: Result, setting: Mapping[str, Any]) -> dict[str, Any]:
         "benchmark": result.benchmark.name,
         "protocol": dict(result.benchmark.protocol),
         "results": result.metrics,
+        "methods": result.methods,
+        "recommended": recommended(result),
         **setting,
         "passes": result.passes,
+        "cut": result.cut,
         "seconds": round(result.seconds, 2),
         "versions": versions(),
     }
+
+
+def recommended(result: Result) -> str | list[str] | None:
+    """The row of the recommended method; with several mappers a list, None if it was not asked for."""
+    rows = [row for row, method in result.methods.items() if DEFAULTS.get(method, method) == RECOMMENDED]
+    return rows if len(rows) > 1 else next(iter(rows), None)
 
 
 def versions() -> dict[str, str]:
@@ -70,7 +81,7 @@ def write_submissions(result: Result, folder: Path) -> list[Path]:
     written = []
     for row, files in result.submissions.items():
         for kind, content in files.items():
-            name = f"{result.benchmark.name}_{row}_{kind}.json".replace("/", "_")
+            name = re.sub(r"[/: ]", "_", f"{result.benchmark.name}_{row}_{kind}.json")
             write_text(folder / name, json.dumps(content))
             written.append(folder / name)
     return written
@@ -84,7 +95,8 @@ def table(result: Result) -> str:
     for start in range(0, len(names), COLUMNS):
         lines += ["", *_block(result, ceilings, names[start : start + COLUMNS])]
     passes = ", ".join(f"{count} {what}" for what, count in result.passes.items())
-    lines += ["", f"CLIP passes: {passes}; {result.seconds:.1f} s"]
+    cut = f"; {result.cut} texts too long for CLIP lost their end" if result.cut else ""
+    lines += ["", f"CLIP passes: {passes}; {result.seconds:.1f} s{cut}"]
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import checkpoint_to_resume, find_checkpoint, newest_checkpoint, shipped_checkpoints
 from context_i2w.checkpoints.shared import WEIGHTS
 from context_i2w.errors import UserError
-from context_i2w.evaluation.evaluate import BASELINES
+from context_i2w.evaluation.evaluate import BASELINES, ONLY
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.model.mappers import Mapper
@@ -25,7 +25,7 @@ TOY_ROOT = DATA_ROOT / "toy"
 
 @dataclass(frozen=True)
 class Models:
-    """One CLIP and the mappers that belong to it, by row; `about` describes them for the JSON."""
+    """One CLIP and the mappers that belong to it, by name; `about` describes them for the JSON."""
 
     clip: FrozenCLIP
     mappers: dict[str, Mapper]
@@ -83,12 +83,12 @@ def load_models(paths: Sequence[Path], model: str | None, pretrained: str | None
 def row_names(paths: Sequence[Path]) -> list[str]:
     """`composed` for one checkpoint; for several their names, with run or whole path where they clash."""
     if len(paths) == 1:
-        return ["composed"]
+        return [ONLY]
     paths = [path.parent if path.name == WEIGHTS else path for path in paths]
     short = [path.stem for path in paths]
     in_run = [f"{path.parent.parent.name}/{path.stem}" for path in paths]
     for names in (short, in_run):
-        if len(set(names)) == len(names) and not set(names) & {*BASELINES, "composed"}:
+        if len(set(names)) == len(names) and not set(names) & {*BASELINES, ONLY}:
             return names
     return [str(path) for path in paths]
 
@@ -116,11 +116,23 @@ def _check_same_clip(
         raise UserError(f"{other.path} belongs to another CLIP than {first.path}; evaluate them one by one")
 
 
+def choose_protocol(asked: str | None, models: Models) -> str:
+    """The one asked for, else the one that all checkpoints' files tell, else ours; says what φ's files leave open."""
+    if asked:
+        return asked
+    told = {about["protocol"] for about in models.about["checkpoints"].values()}
+    for about in models.about["checkpoints"].values():
+        if (about["mapper"], about["format"], about["protocol"]) == ("phi", "published", None):
+            print(f"{about['path']} does not say whether it is SEARLE's or LinCIR's: give --protocol; ours is taken")
+    return (told.pop() if len(told) == 1 else None) or "ours"
+
+
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "path": str(checkpoint.path),
         "sha256": checkpoint.file_hash,
         "format": checkpoint.source,
         "mapper": checkpoint.mapper_name,
+        "protocol": checkpoint.protocol,
         "step": checkpoint.step,
     }

@@ -114,15 +114,16 @@ class FrozenCLIP(nn.Module):
                 self.token_embedding(ids.to(self.device, non_blocking=True)), ids, _common_prefix(ids)
             )
 
-    def compose(self, ids: Tensor, pseudo_words: Tensor) -> Tensor:
+    def compose(self, ids: Tensor, pseudo_words: Tensor, places: Tensor | None = None) -> Tensor:
         """Embeddings [B, E], not normalised, of prompts whose placeholders are pseudo-word tokens.
 
         ids: [B, L] (or [1, L], one prompt for all rows) with at least one placeholder in each row.
         pseudo_words: [B, T], the row's word for all its placeholders, or [B, K, T], the k-th for the k-th placeholder.
+        places: bool, like ids; where the placeholders are, by default wherever their id is.
         Raises ValueError if a row has no placeholder, or not K of them.
         """
         ids = self._trim(ids)
-        is_placeholder = ids == PLACEHOLDER_ID
+        is_placeholder = ids == PLACEHOLDER_ID if places is None else places[:, : ids.shape[1]]
         count = is_placeholder.sum(1)
         wanted = pseudo_words.shape[1] if pseudo_words.dim() == 3 else count.clamp(min=1)
         if not (count == wanted).all():

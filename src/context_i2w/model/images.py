@@ -9,8 +9,10 @@ decoder goes by content, never by file name, and EXIF orientation is ignored.
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ MAX_PIXELS = 178_956_970
 # Ratio of the long to the short side above which the "pad" view pads (SEARLE, LinCIR, CLIP4Cir).
 TARGET_PAD_RATIO = 1.25
 
-VIEWS = ("centre", "square", "pad", "black-square")
+VIEWS = ("centre", "square", "pad", "rgb-first", "black-square")
 
 
 class ImageSource(NamedTuple):
@@ -33,7 +35,8 @@ class ImageSource(NamedTuple):
     box: x1, y1, x2, y2 in pixels, cut out first; parts outside the image are black ("black-square" leaves
     them out).
     view: "centre" resizes the shorter side and crops the centre; "square" resizes without cropping (COCO
-    regions); "pad" pads the shorter side to a ratio of at most 1.25 in black, then as "centre";
+    regions); "pad" pads the shorter side to a ratio of at most 1.25 in black, then as "centre"; "rgb-first"
+    is RGB before it is resized, its crop's offset rounded down (LinCIR);
     "black-square" pads to a square in black, then as "centre" (GeneCIS).
     """
 
@@ -123,10 +126,13 @@ class Preparation:
             image = target_pad(image, TARGET_PAD_RATIO)
         elif source.view == "black-square":
             image = target_pad(image, 1.0)
+        elif source.view == "rgb-first":
+            image = image.convert("RGB")
         elif source.view != "centre":
             raise ValueError(f"unknown view {source.view!r}, known: {', '.join(VIEWS)}")
         check_pixels(source.path, *resized_size(*image.size, self.image_size))
-        return centre_crop(resize_shorter_side(image, self.image_size), self.image_size)
+        rounded = math.floor if source.view == "rgb-first" else round
+        return centre_crop(resize_shorter_side(image, self.image_size), self.image_size, rounded)
 
     def normalised(self, image: Image.Image) -> torch.Tensor:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
@@ -152,9 +158,9 @@ def resize_shorter_side(image: Image.Image, shorter: int) -> Image.Image:
     return image.resize(resized_size(*image.size, shorter), Image.Resampling.BICUBIC)
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    left = round((image.width - size) / 2.0)
-    top = round((image.height - size) / 2.0)
+def centre_crop(image: Image.Image, size: int, rounded: Callable[[float], int] = round) -> Image.Image:
+    left = rounded((image.width - size) / 2.0)
+    top = rounded((image.height - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from context_i2w.model.clip import CLIPSizes, ImageFeatures
-from context_i2w.model.options import ContextI2WOptions, Pic2WordOptions
+from context_i2w.model.options import ContextI2WOptions, PhiOptions, Pic2WordOptions
 
 LAYER_NORM_EPS = 1e-5
 
@@ -229,3 +229,25 @@ class Pic2Word(Mapper):
 
     def forward(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
         return self.mlp(image.embedding)
+
+
+class Phi(Mapper):
+    """φ of SEARLE (arXiv 2303.15247) and LinCIR (arXiv 2312.01998): an MLP on the image embedding, not normalised."""
+
+    name, title, paper = "phi", "φ", "https://arxiv.org/abs/2312.01998"
+    Options = PhiOptions
+    uses_tokens = False
+    uses_condition = False
+
+    def __init__(self, sizes: CLIPSizes, options: PhiOptions | None = None):
+        super().__init__(sizes, options)
+        options = self.options
+        hidden = options.hidden * sizes.embed_dim
+        self.layers = nn.Sequential(
+            *(nn.Linear(sizes.embed_dim, hidden), nn.GELU(), nn.Dropout(options.dropout)),
+            *(nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(options.dropout)),
+            nn.Linear(hidden, sizes.text_width),
+        )
+
+    def forward(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
+        return self.layers(image.embedding)

@@ -7,6 +7,7 @@ from context_i2w.command_line import Options, option
 MAPPERS = {
     "context-i2w": "context_i2w.model.mappers:ContextI2W",
     "pic2word": "context_i2w.model.mappers:Pic2Word",
+    "phi": "context_i2w.model.mappers:Phi",
 }
 
 
@@ -43,4 +44,12 @@ class Pic2WordOptions(Options):
     dropout: float = option(0.1, "in the hidden layers", at_least=0, at_most=1)
 
 
-MAPPER_OPTIONS = {"context-i2w": ContextI2WOptions, "pic2word": Pic2WordOptions}
+@dataclass(frozen=True)
+class PhiOptions(Options):
+    """Sizes of φ; the defaults are SEARLE's and LinCIR's."""
+
+    hidden: int = option(4, "width of the hidden layers, times the embedding's", at_least=1)
+    dropout: float = option(0.5, "in the hidden layers", at_least=0, at_most=1)
+
+
+MAPPER_OPTIONS = {"context-i2w": ContextI2WOptions, "pic2word": Pic2WordOptions, "phi": PhiOptions}

@@ -8,7 +8,7 @@ To keep the two apart, a placeholder travels through strings as `MARK`, which ca
 
 import html
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import ftfy
 import open_clip.tokenizer
@@ -79,31 +79,45 @@ class Tokenizer:
     """CLIP's byte-pair encoding with one token more, the placeholder (id 49405).
 
     The last BPE merge ("jekyll") gives up its id to the placeholder, as in the published code.
+    dollar: as SEARLE and LinCIR write prompts, CLIP's vocabulary untouched and `$` in the placeholder's place. Of
+    several lone `$` the "first" is the placeholder, or "every" one, a caption's too.
     """
 
-    def __init__(self, context_length: int = CONTEXT_LENGTH):
-        self.context_length = context_length
+    def __init__(self, context_length: int = CONTEXT_LENGTH, dollar: str | None = None):
+        self.context_length, self.dollar = context_length, dollar
         self._bpe = open_clip.tokenizer.SimpleTokenizer()
         self._bpe.cache.clear()  # its special tokens live there
-        last_merge = max(self._bpe.bpe_ranks, key=self._bpe.bpe_ranks.__getitem__)
-        del self._bpe.bpe_ranks[last_merge], self._bpe.encoder["".join(last_merge)]
+        if dollar is None:
+            last_merge = max(self._bpe.bpe_ranks, key=self._bpe.bpe_ranks.__getitem__)
+            del self._bpe.bpe_ranks[last_merge], self._bpe.encoder["".join(last_merge)]
+        self.cut: set[str] = set()  # texts that were too long, so far
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` without start and end; MARK becomes the placeholder's id."""
-        segments = clean(text).split(MARK)
+        segments = clean(text.replace(MARK, "$") if self.dollar else text).split(MARK)
         ids = self._encode_plain(segments[0])
         for segment in segments[1:]:
             ids.append(PLACEHOLDER_ID)
             ids += self._encode_plain(segment)
         return ids
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(self, texts: Collection[str]) -> Tensor:
         """Token ids [B, context_length], zero after the end token; a longer text is cut and keeps its end token."""
         rows = torch.zeros(len(texts), self.context_length, dtype=torch.long)
         for row, text in zip(rows, texts, strict=True):
-            ids = [START_ID, *self.encode(text)[: self.context_length - 2], END_ID]
+            ids = self.encode(text)
+            if len(ids) > self.context_length - 2:
+                self.cut.add(text)
+            ids = [START_ID, *ids[: self.context_length - 2], END_ID]
             row[: len(ids)] = torch.tensor(ids)
         return rows
+
+    def places(self, ids: Tensor) -> Tensor:
+        """Where the placeholders of token ids [B, L] are, bool [B, L]."""
+        if self.dollar is None:
+            return ids == PLACEHOLDER_ID
+        dollars = ids == self._bpe.encoder["$</w>"]
+        return dollars if self.dollar == "every" else dollars & (dollars.cumsum(1) == 1)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; start, end and padding are left out and the placeholder is shown as `[*]`."""

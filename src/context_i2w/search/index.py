@@ -67,7 +67,7 @@ class Index:
         reference: References,
         description: str | Sequence[str],
         k: int = 10,
-        row: str = "composed",
+        method: str = "composed",
         keep_reference: bool = False,
         exact: bool = False,
     ) -> list[Hit] | list[list[Hit]]:
@@ -76,14 +76,14 @@ class Index:
         description: a string is one query, and `reference` then one image (a path or a PIL image) or a list of
         images, its `[*1]`, `[*2]`. A list of strings is a batch: `reference` is then one image for all of them, or a
         list with an entry for each; the answer is a list of lists.
-        row: "composed", or one of the baselines "image", "text", "image+text".
+        method: how the query is formed, e.g. "image+text" or "blended" (model/queries.py has them all).
         keep_reference: whether an image of this gallery may find itself. exact: not by the approximate index.
         Raises UserError for a reference that can't be read, or placeholders that do not match the references.
         """
         single = isinstance(description, str)
         descriptions = [description] if single else list(description)
         references = [_as_list(reference)] if single else _per_query(reference, len(descriptions))
-        features = self.retriever.query_features(references, descriptions, row)
+        features = self.retriever.query_features(references, descriptions, method)
         hide = [[] if keep_reference else self._rows_of(group) for group in references]
         hits = self.nearest(features, k, hide, exact)
         return hits[0] if single else hits

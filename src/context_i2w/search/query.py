@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from context_i2w.errors import UserError
 from context_i2w.model.prompts import MARK, PLACEHOLDER_ID, Tokenizer, fill, numbered_template, template
+from context_i2w.model.queries import IMAGE_ALONE
 
 PAPER_TEMPLATE = "a photo of [*] , {description}"
-IMAGE_ALONE = "a photo of [*]"
 
 
 @dataclass(frozen=True)

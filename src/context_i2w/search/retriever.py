@@ -29,14 +29,13 @@ from context_i2w.model.images import BrokenImage
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.model.prompts import Tokenizer
+from context_i2w.model.queries import IMAGE_ALONE, parse_method
 from context_i2w.search.files import Files, files_of_folder
 from context_i2w.search.index import Index
 from context_i2w.search.indexing import bring_up_to_date, report_broken
 from context_i2w.search.pictures import Picture, PicturePreparation
 from context_i2w.search.query import Query, check_length, parse_query
 from context_i2w.search.store import Store
-
-ROWS = ("image", "text", "image+text", "composed")
 
 
 class Retriever:
@@ -107,9 +106,12 @@ class Retriever:
         return Index(self, files, store)
 
     def query_features(
-        self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], row: str = "composed"
+        self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], method: str = "composed"
     ) -> Tensor:
-        """Unit features [Q, E] of queries with their reference images; row: one of ROWS."""
+        """Unit features [Q, E] of queries with their reference images; method: see model/queries.py.
+
+        Raises UserError for an unknown method, a picture that can't be read, placeholders that do not fit.
+        """
         queries = [parse_query(text, len(group)) for text, group in zip(descriptions, references, strict=True)]
         distinct = {_key(picture): picture for group in references for picture in group}
         seen = self.see(list(distinct.values()))
@@ -117,21 +119,28 @@ class Retriever:
         features = []
         for query, group in zip(queries, references):
             places = [number[_key(picture)] for picture in group]
-            features.append(self.row_feature(query, ImageFeatures(seen.embedding[places], seen.tokens[places]), row))
+            of_query = ImageFeatures(seen.embedding[places], seen.tokens[places])
+            features.append(self.query_feature(query, of_query, method))
         return torch.cat(features)
 
-    def row_feature(self, query: Query, seen: ImageFeatures, row: str = "composed") -> Tensor:
-        """Unit feature [1, E] of a query under one of ROWS; seen: CLIP's features of its references."""
-        if row not in ROWS:
-            raise UserError(f"unknown row {row!r}; known are {', '.join(ROWS)}")
-        if row == "composed":
-            return self.compose(query, seen)
-        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            image = normalize(normalize(seen.embedding, dim=-1).mean(0, keepdim=True), dim=-1)
-            if row == "image":
-                return image
-            text = normalize(self.clip.encode_text(self.tokenizer([query.plain])).float(), dim=-1)
-            return text if row == "text" else normalize(image + text, dim=-1)
+    def query_feature(self, query: Query, seen: ImageFeatures, method: str = "composed") -> Tensor:
+        """Unit feature [1, E] of a query under one method; seen: CLIP's features of its references."""
+        parsed = parse_method(method)
+        words = self.pseudo_words(query, seen) if parsed.needs & {"composed", "alone"} else None
+        return parsed({name: self._vector(name, query, seen, words) for name in parsed.needs})
+
+    def _vector(self, name: str, query: Query, seen: ImageFeatures, words: Tensor | None) -> Tensor:
+        """Unit row [1, E] of one of the vectors that queries are made of; of several references the mean's."""
+        if name == "composed":
+            return self._compose(query, words[list(query.words)][None])
+        if name == "text":
+            with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
+                return normalize(self.clip.encode_text(self.tokenizer([query.plain])).float(), dim=-1)
+        unit = normalize(seen.embedding, dim=-1)
+        if name != "image":
+            alone = parse_query(IMAGE_ALONE, 1)
+            unit = self._compose(alone, self.pseudo_words(alone, seen) if name == "alone:plain" else words)
+        return normalize(unit.mean(0, keepdim=True), dim=-1)
 
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
         """CLIP's features of pictures. Raises UserError naming the one that can't be read."""
@@ -151,20 +160,24 @@ class Retriever:
 
     def pseudo_words(self, query: Query, seen: ImageFeatures) -> Tensor:
         """Pseudo-word tokens [R, T] of a query's R references."""
+        condition = None
+        if self.mapper.uses_condition:
+            condition = self.condition(query).expand(len(seen.embedding), -1)
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            return self.mapper(self.condition(query).expand(len(seen.embedding), -1), seen)
+            return self.mapper(condition, seen)
 
-    def compose(self, query: Query, seen: ImageFeatures) -> Tensor:
-        """Unit feature [1, E] of the prompt with the pseudo-word tokens in it."""
+    def _compose(self, query: Query, words: Tensor) -> Tensor:
+        """Unit features of the prompt with the pseudo-word tokens in it: [R, T] one for each row, or [1, K, T]."""
         check_length(query, self.tokenizer)
-        words = self.pseudo_words(query, seen)[list(query.words)]
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            return normalize(self.clip.compose(self.tokenizer([query.text]), words[None]).float(), dim=-1)
+            return normalize(self.clip.compose(self.tokenizer([query.text]), words).float(), dim=-1)
 
     def save_pretrained(self, folder: str | os.PathLike, push_to: str | None = None) -> Path:
         """Writes the mapper, its configuration and a model card; push_to "owner/name" uploads them to the hub."""
         if self._origin is None:
             raise UserError("a retriever made of parts can't name its CLIP; call context_i2w.save_pretrained")
+        if self.mapper_name == "phi" and self._origin.source == "published":
+            raise UserError(f"{self._origin.path}: SEARLE's and LinCIR's weights are CC BY-NC, share their own address")
         reference = clip_reference(self._origin, self.clip)
         return save_pretrained(folder, self.mapper, reference, self.clip.sizes, self._origin.step, push_to)
 
