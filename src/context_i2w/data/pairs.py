@@ -56,11 +56,11 @@ class Batch(NamedTuple):
     """
 
     condition_ids: Tensor  # [B, L] token ids of the masked captions
-    images: Tensor | None = None  # [B, 3, H, W]
+    images: Tensor | None = None  # [B, 3, H, W], bytes
     features: ImageFeatures | None = None
     condition: Tensor | None = None  # [B, E]
     broken: tuple[tuple[str, str], ...] = ()  # (name, kind of fault) of the pairs left out
-    targets: Tensor | None = None  # [B, 3, H, W]
+    targets: Tensor | None = None  # [B, 3, H, W], bytes
     target_embeddings: Tensor | None = None  # [B, E]
 
     @property

@@ -132,7 +132,7 @@ class Retriever:
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
         """CLIP's features of pictures. Raises UserError naming the one that can't be read."""
         try:
-            pixels = [self.preparation(picture) for picture in pictures]
+            pixels = [self.preparation.pixels(picture) for picture in pictures]
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):

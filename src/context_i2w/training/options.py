@@ -13,6 +13,7 @@ from context_i2w.data.feature_cache import CacheOptions
 from context_i2w.data.pairs import ListColumns
 from context_i2w.data.shards import ShardOptions
 from context_i2w.errors import UserError
+from context_i2w.model.fast_images import PREPARATIONS
 from context_i2w.model.mappers import MAPPERS
 from context_i2w.training.optimiser import OptimOptions
 from context_i2w.training.periodic_evaluation import EvaluationOptions
@@ -75,6 +76,7 @@ def run_settings(args: argparse.Namespace, **toy: Any) -> RunSettings:
         cache=CacheOptions(MAPPERS[args.mapper].uses_tokens, args.cache_precision, crops),
         view=view,
         batches=args.batches,
+        images=args.images,
         workers=chosen["workers"],
         logs=args.logs,
         name=args.name,
@@ -152,6 +154,12 @@ def _data(group) -> None:
         default=0.0,
         metavar="SHARE",
         help="this share of images is shown to the mapper grey or with turned hues; 0: off",
+    )
+    group.add_argument(
+        "--images",
+        choices=tuple(PREPARATIONS),
+        default="fast",
+        help="how images are read: JPEGs by torchvision, or all by Pillow as benchmarks are; cached ones always exact",
     )
     group.add_argument("--view-told", action="store_true", help="--view-colour only where the caption names a colour")
 

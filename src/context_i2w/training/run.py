@@ -60,6 +60,7 @@ class RunSettings:
     crop: bool = True
     view: ViewOptions = field(default_factory=ViewOptions)
     batches: str = "random"
+    images: str = "fast"
     workers: int = 4
     logs: str = "logs"
     name: str | None = None
@@ -114,7 +115,9 @@ class _Run:
         torch.manual_seed(settings.train.seed)
         mapper = MAPPERS[settings.mapper](self.clip.sizes, options).to(process.device)
         train = settings.train
-        data = TrainData(settings.columns, self.clip, train.batch_size, train.seed, process, settings.workers)
+        data = TrainData(
+            settings.columns, self.clip, train.batch_size, train.seed, process, settings.workers, settings.images
+        )
         cache, view = settings.cache, settings.view
         source = data.open(
             settings.train_data, settings.crop, settings.feature_cache, cache, settings.shards, view, settings.batches

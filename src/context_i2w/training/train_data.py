@@ -10,6 +10,7 @@ from context_i2w.data.similar_order import similar_order
 from context_i2w.distributed import Process, barrier
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.fast_images import PREPARATIONS
 from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer
 
@@ -20,25 +21,33 @@ GROUPS = 8  # of images that look alike in a global batch of similar ones
 class TrainData:
     """Opens the training and the validation data of one run for one of its processes.
 
-    `view` is what the mapper sees of training images; validation shows it the images themselves.
+    `view` is what the mapper sees of training images; validation shows it the images themselves. images: how those are
+    read, "fast" or "exact" (model/fast_images.py); what is cached is always exact.
     """
 
     def __init__(
-        self, columns: ListColumns, clip: FrozenCLIP, batch_size: int, seed: int, process: Process, workers: int
+        self,
+        columns: ListColumns,
+        clip: FrozenCLIP,
+        batch_size: int,
+        seed: int,
+        process: Process,
+        workers: int,
+        images: str = "fast",
     ):
         self.columns, self.clip, self.batch_size, self.seed = columns, clip, batch_size, seed
         self.process, self.workers = process, workers
-        self.preparation = Preparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
+        self.images = images
 
     def open_list(self, path: str, crop: bool, view: ViewOptions | None = None) -> ListSource:
-        pairs = self._pairs(path, crop, view)
+        pairs = self._pairs(path, crop, view, self.images)
         return self._list_source(pairs, len(pairs.pairs), self.workers)
 
     def open_cached(
         self, path: str, folder: str, options: CacheOptions, view: ViewOptions | None = None, batches: str = "random"
     ) -> ListSource:
         """A list's features; the first process writes those that `folder` lacks, the others wait."""
-        pairs = self._pairs(path, options.crops > 0, view)
+        pairs = self._pairs(path, options.crops > 0, view, "exact")
         first = self.process.is_first
         if not first:
             barrier()
@@ -56,7 +65,7 @@ class TrainData:
         return ShardSource(
             data,
             self.columns.masked,
-            TrainPreparation(self.preparation, crop, view),
+            TrainPreparation(self._preparation(self.images), crop, view),
             Tokenizer(self.clip.sizes.context_length),
             self.batch_size,
             self.seed,
@@ -86,9 +95,12 @@ class TrainData:
             return self.open_cached(data, cache_folder, cache, view, batches)
         return self.open_list(data, crop, view)
 
-    def _pairs(self, path: str, crop: bool, view: ViewOptions | None) -> ImagePairs:
+    def _preparation(self, images: str) -> Preparation:
+        return PREPARATIONS[images](self.clip.sizes.image_size, self.clip.image_mean, self.clip.image_std)
+
+    def _pairs(self, path: str, crop: bool, view: ViewOptions | None, images: str) -> ImagePairs:
         pairs = read_pair_list(path, self.columns)
-        return ImagePairs(pairs, self.preparation, crop, self.seed, self.clip.sizes.context_length, view)
+        return ImagePairs(pairs, self._preparation(images), crop, self.seed, self.clip.sizes.context_length, view)
 
     def _list_source(self, rows, count: int, workers: int, order: tuple[str, Order] | None = None) -> ListSource:
         return ListSource(rows, count, self.batch_size, self.seed, self.process, workers, order)
