@@ -6,8 +6,9 @@
 
 The same files are read in turn, several rounds, in one run: *plain* decodes each file and converts it to RGB, in as
 many processes, and does nothing else; *list* and *shards* do all that training needs: decode, random resized crop,
-normalise, tokenise, batch, hand over to the training process. The shards hold the list's own files. Prints one JSON
-object with images per second: the median over the rounds and the range.
+tokenise, batch, hand over to the training process as bytes; *list_exact* does it by Pillow (`--images exact` of
+training). The shards hold the list's own files. Prints one JSON object with images per second: the median over the
+rounds and the range, and what share of plain decoding and how many times the exact way that is.
 """
 
 import io
@@ -34,6 +35,7 @@ from context_i2w.data.pairs import ImagePairs, PairList, read_pair_list
 from context_i2w.data.shards import ShardSource
 from context_i2w.distributed import Process
 from context_i2w.errors import exit_on_user_error
+from context_i2w.model.fast_images import FastPreparation
 from context_i2w.model.images import Preparation, open_image
 from context_i2w.model.prompts import Tokenizer
 
@@ -82,10 +84,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_ways(pairs: PairList, shards: Path, args) -> dict[str, Callable[[int], int]]:
     """Each way as a function of the round's number that reads everything once and returns how many images it read."""
-    preparation, tokenizer = Preparation(args.image_size, CLIP_MEAN, CLIP_STD), Tokenizer()
-    rows = ImagePairs(pairs, preparation, True, 0, tokenizer.context_length)
-    from_list = ListSource(rows, len(pairs), args.batch_size, 0, Process(), args.workers)
-    prepare = TrainPreparation(preparation, True)
+    tokenizer = Tokenizer()
+    fast, exact = (kind(args.image_size, CLIP_MEAN, CLIP_STD) for kind in (FastPreparation, Preparation))
+    from_list, from_list_exactly = (
+        ListSource(
+            ImagePairs(pairs, preparation, True, 0, tokenizer.context_length),
+            len(pairs),
+            args.batch_size,
+            0,
+            Process(),
+            args.workers,
+        )
+        for preparation in (fast, exact)
+    )
+    prepare = TrainPreparation(fast, True)
     from_shards = ShardSource(
         str(shards), "masked_title", prepare, tokenizer, args.batch_size, 0, Process(), args.workers
     )
@@ -94,6 +106,7 @@ def make_ways(pairs: PairList, shards: Path, args) -> dict[str, Callable[[int], 
         "plain": lambda _: sum(read(PlainDecoding(pairs.images), args.workers, sampler=batches)),
         "list": lambda epoch: sum(batch.size for batch in from_list.epoch(epoch)),
         "shards": lambda epoch: sum(batch.size for batch in from_shards.epoch(epoch)),
+        "list_exact": lambda epoch: sum(batch.size for batch in from_list_exactly.epoch(epoch)),
     }
 
 
@@ -119,6 +132,7 @@ def report(rates: dict[str, list[float]], count: int, args, size: int) -> dict:
         "images_per_second": {name: round(value, 1) for name, value in medians.items()},
         "range": {name: [round(min(values), 1), round(max(values), 1)] for name, values in rates.items()},
         "share_of_plain": {name: round(value / medians["plain"], 3) for name, value in medians.items()},
+        "times_exact": {name: round(value / medians["list_exact"], 3) for name, value in medians.items()},
     }
 
 

@@ -161,6 +161,13 @@ def reserve(path: Path, size: int) -> None:
         raise
 
 
+def cache_folder() -> Path:
+    """$CONTEXT_I2W_CACHE, else ~/.cache/context-i2w."""
+    if "CONTEXT_I2W_CACHE" in os.environ:
+        return Path(os.environ["CONTEXT_I2W_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "context-i2w"
+
+
 class FileState(NamedTuple):
     """Size in bytes and time of the last change in ns: another pair means another content."""
 

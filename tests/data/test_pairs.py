@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tests.made_pairs import encoded, jpeg, png_bomb, ten_faults, write_list
+from torchvision.transforms import RandomResizedCrop
 
-from context_i2w.data.augmentation import TrainPreparation, ViewOptions
+from context_i2w.data.augmentation import TrainPreparation, ViewOptions, crop_box
 from context_i2w.data.packed_strings import Strings
 from context_i2w.data.pairs import EpochBatches, ImagePairs, ListColumns, read_pair_list
 from context_i2w.data.similar_order import similar_order
@@ -109,7 +110,15 @@ def test_crops_depend_on_what_they_are_drawn_from_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(crop(str(path), "0-1-3"), one)
     whole = TrainPreparation(PREPARATION, False)(str(path), "0-1-2")[0]
-    assert torch.equal(whole, PREPARATION(ImageSource(str(path))))
+    assert torch.equal(PREPARATION.normalised(whole), PREPARATION(ImageSource(str(path))))
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([(0.9, 1.0), (0.1, 1.0)]), st.integers(0, 2**62))
+def test_crops_are_torchvisions(height, width, scale, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        expected = RandomResizedCrop.get_params(Image.new("1", (width, height)), scale, (3 / 4, 4 / 3))
+    assert crop_box(height, width, scale, torch.Generator().manual_seed(seed)) == expected
 
 
 @pytest.mark.parametrize("crop", [True, False])

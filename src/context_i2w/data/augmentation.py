@@ -1,19 +1,19 @@
 """Training images as CLIP sees them: the published augmentation, and corrupted views of the reference image."""
 
+import math
 import random
 import re
 import warnings
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms.functional import adjust_hue, resized_crop, rgb_to_grayscale
+from torchvision.transforms.functional import adjust_hue, rgb_to_grayscale
 
 from context_i2w.command_line import OptionError, Options, option
 from context_i2w.data.broken import BrokenPair, image_kind
-from context_i2w.model.images import BrokenImage, ImageSource, Preparation, open_image
+from context_i2w.model.fast_images import Picture, as_image
+from context_i2w.model.images import BrokenImage, ImageSource, Preparation, as_bytes
 
 # Those that turned hues or grey contradict.
 COLOUR = re.compile(
@@ -21,6 +21,8 @@ COLOUR = re.compile(
     re.I,
 )
 PUBLISHED_SCALE = (0.9, 1.0)  # share of the image's area that the random resized crop keeps
+RATIO = (3 / 4, 4 / 3)  # width to height of crops
+LOG_RATIO = torch.log(torch.tensor(RATIO)).tolist()  # in float32, as torchvision has it
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ViewOptions(Options):
 
 
 class TrainPreparation:
-    """A training image as [1, 3, S, S]; where the reference view differs from the target, [2, 3, S, S], both.
+    """A training image as bytes [1, 3, S, S]; where the reference view differs from the target, [2, 3, S, S], both.
 
     crop: under the published augmentation, a random resized crop, scale 0.9–1.0, bicubic; else as at evaluation. All
     random choices depend on the words they are `drawn` from alone (seed, epoch, row), so neither workers nor resuming
@@ -67,7 +69,7 @@ class TrainPreparation:
     def __call__(self, name: str, drawn: str, content: bytes | None = None, caption: str = "") -> Tensor:
         """name: the file, or what to call the `content` of one; caption: the masked one. Raises BrokenPair."""
         try:
-            image = open_image(name, content)
+            image = self.preparation.open(name, content)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # palettes with transparency: dropping it is the published way
                 if self.crop:
@@ -75,25 +77,46 @@ class TrainPreparation:
                 else:
                     target = self.preparation.square(image, ImageSource(name))
                 seen = [self._view(image, target, f"{drawn}-view", caption)] if self.view.differs else []
-                return torch.stack([self.preparation.normalised(part.convert("RGB")) for part in (*seen, target)])
+                return torch.stack([as_bytes(part) for part in (*seen, target)])
         except BrokenImage as error:
             raise BrokenPair(name, image_kind(error)) from None
         except (ValueError, OSError, MemoryError):
             raise BrokenPair(name, "image of a kind that can't be resized") from None
 
-    def _view(self, image: Image.Image, target: Image.Image, drawn: str, caption: str) -> Image.Image:
+    def _view(self, image: Picture, target: Picture, drawn: str, caption: str) -> Picture:
         if self.view.crop:
             target = self._crop(image, drawn, (self.view.crop, 1.0))
         choice = random.Random(f"{drawn}-colour")
         if choice.random() >= self.view.colour or (self.view.told and not COLOUR.search(caption)):
             return target
-        target = target.convert("RGB")
+        target = as_image(target).convert("RGB")
         if choice.random() < 0.5:
             return rgb_to_grayscale(target, 3)
         return adjust_hue(target, choice.uniform(-0.5, 0.5))
 
-    def _crop(self, image: Image.Image, drawn: str, scale: tuple[float, float]) -> Image.Image:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random.Random(drawn).getrandbits(62))
-            box = RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3))
-        return resized_crop(image, *box, [self.preparation.image_size] * 2, InterpolationMode.BICUBIC)
+    def _crop(self, image: Picture, drawn: str, scale: tuple[float, float]) -> Picture:
+        random_numbers = torch.Generator().manual_seed(random.Random(drawn).getrandbits(62))
+        height, width = image.shape[1:] if isinstance(image, Tensor) else image.size[::-1]
+        return self.preparation.resized_part(image, crop_box(height, width, scale, random_numbers))
+
+
+def crop_box(height: int, width: int, scale: tuple[float, float], random_numbers: torch.Generator) -> tuple[int, ...]:
+    """Top, left, height and width of a random part: `scale` of the area, sides from 3 : 4 to 4 : 3.
+
+    torchvision's RandomResizedCrop.get_params to the number, but without the process's own random numbers, which are
+    slow to put aside.
+    """
+    drawn = torch.empty(1)
+    for _ in range(10):
+        area = height * width * drawn.uniform_(*scale, generator=random_numbers).item()
+        aspect = drawn.uniform_(*LOG_RATIO, generator=random_numbers).exp_().item()
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = (int(torch.randint(0, n + 1, (1,), generator=random_numbers)) for n in (height - h, width - w))
+            return top, left, h, w
+    w, h = width, height  # the largest part in the middle whose sides fit
+    if width / height < RATIO[0]:
+        h = round(width / RATIO[0])
+    elif width / height > RATIO[1]:
+        w = round(height * RATIO[1])
+    return (height - h) // 2, (width - w) // 2, h, w

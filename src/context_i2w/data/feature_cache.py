@@ -194,7 +194,7 @@ class _Pixels(Dataset):
 
     def __getitem__(self, views: Sequence[int]) -> tuple[np.ndarray, Tensor]:
         listed, size = self.pairs.pairs, self.prepare.preparation.image_size
-        pixels, valid = torch.zeros(len(views), 3, size, size), np.zeros(len(views), bool)
+        pixels, valid = torch.zeros(len(views), 3, size, size, dtype=torch.uint8), np.zeros(len(views), bool)
         for place, view in enumerate(views):
             crop, row = divmod(view, len(listed))
             try:

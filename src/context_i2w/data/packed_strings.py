@@ -1,6 +1,7 @@
-"""Many strings in two arrays: millions of rows that worker processes share without copying them."""
+"""Many strings in two arrays: millions of rows that processes share without copying them, on disk too."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,20 @@ class Strings:
         self._ends = np.cumsum([len(string) for string in encoded], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
 
+    @classmethod
+    def mapped(cls, folder: Path) -> "Strings":
+        """What `write` left in a folder, in memory that all processes share. Raises ValueError if it is cut short."""
+        self = cls(())
+        self._ends, self._bytes = (np.load(folder / name, mmap_mode="r") for name in ("ends.npy", "bytes.npy"))
+        if len(self._bytes) != (self._ends[-1] if len(self._ends) else 0):
+            raise ValueError(f"{folder}: cut short")
+        return self
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        np.save(folder / "ends.npy", self._ends)
+        np.save(folder / "bytes.npy", self._bytes)
+
     def __len__(self) -> int:
         return len(self._ends)
 
@@ -21,3 +36,16 @@ class Strings:
         row = range(len(self))[row]  # negative rows count from the end, others raise IndexError
         begin = self._ends[row - 1] if row else 0
         return self._bytes[begin : self._ends[row]].tobytes().decode("utf-8", "surrogatepass")
+
+
+class Paths:
+    """Names under a folder, as paths."""
+
+    def __init__(self, folder: Path, names: Strings):
+        self.folder, self.names = folder, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> str:
+        return str(self.folder / self.names[row])

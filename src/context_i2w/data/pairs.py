@@ -4,7 +4,7 @@ A row is an image file, its caption (`title`) and its masked caption, in which t
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,9 @@ from torch.utils.data import Dataset, Sampler
 
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.broken import BrokenPair, check_caption
+from context_i2w.data.kept_lists import keep
 from context_i2w.data.options import ListColumns
-from context_i2w.data.packed_strings import Strings
+from context_i2w.data.packed_strings import Paths, Strings
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
 from context_i2w.files import is_hidden, note
@@ -32,8 +33,8 @@ class PairList:
     """Rows of a list: image paths and masked captions, both of one length. (Training never reads the captions.)"""
 
     source: Path
-    images: Strings
-    masked: Strings
+    images: Sequence[str]
+    masked: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -47,11 +48,11 @@ class Batch(NamedTuple):
     """
 
     condition_ids: Tensor  # [B, L] token ids of the masked captions
-    images: Tensor | None = None  # [B, 3, H, W]
+    images: Tensor | None = None  # [B, 3, H, W], bytes
     features: ImageFeatures | None = None
     condition: Tensor | None = None  # [B, E]
     broken: tuple[tuple[str, str], ...] = ()  # (name, kind of fault) of the pairs left out
-    targets: Tensor | None = None  # [B, 3, H, W]
+    targets: Tensor | None = None  # [B, 3, H, W], bytes
     target_embeddings: Tensor | None = None  # [B, E]
 
     @property
@@ -67,12 +68,21 @@ def check_list_exists(path: Path, option: str = "list") -> None:
 
 
 def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> PairList:
-    """Reads a list of any format of data/tables.py. Raises UserError if it or a column is missing, or it has no rows.
+    """Reads a list of any format of data/tables.py, a long one only once (data/kept_lists.py).
+
+    Raises UserError if it or a column is missing, or it has no rows.
 
     Relative image paths start at the working folder, or at the list's own folder if they are not found there.
     """
     path, columns = Path(path), columns or ListColumns()
     check_list_exists(path)
+    names, masked = keep(path, astuple(columns), lambda: _read_columns(path, columns))
+    base = _base_folder(path, [names[row] for row in range(min(len(names), 200))])
+    return PairList(path, Paths(base, names), masked)
+
+
+def _read_columns(path: Path, columns: ListColumns) -> tuple[Strings, Strings]:
+    """Image names as they are listed, and masked captions."""
     table = read_table(path, columns.separator, errors="replace")
     wanted = (columns.image, columns.caption, columns.masked)
     missing = [name for name in wanted if name not in table.columns]
@@ -88,8 +98,7 @@ def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> Pair
         images, masked = ([cell for row, cell in enumerate(cells) if row not in hidden] for cells in (images, masked))
     if not images:
         raise UserError(f"{path}: the list has no rows")
-    base = _base_folder(path, images[:200])
-    return PairList(path, Strings(str(base / name) for name in images), Strings(masked))
+    return Strings(images), Strings(masked)
 
 
 def _base_folder(path: Path, names: Iterable[str]) -> Path:

@@ -216,5 +216,5 @@ def _joined(parts: list[Batch], pin: bool) -> Batch:
 def _cat(parts: list[Tensor | None], pin: bool) -> Tensor | None:
     if parts[0] is None:
         return None
-    joined = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], pin_memory=pin)
+    joined = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin)
     return torch.cat(parts, out=joined)

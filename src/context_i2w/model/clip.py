@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from context_i2w.errors import UserError
+from context_i2w.model.images import normalised
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer
 from context_i2w.model.shared_prefix import can_share_prefix, run_after_prefix
 
@@ -95,10 +96,13 @@ class FrozenCLIP(nn.Module):
         return digest.hexdigest()
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """One pass of the vision tower over prepared images [B, 3, H, W]."""
+        """One pass of the vision tower over prepared images [B, 3, H, W]; bytes (uint8) are normalised here first."""
         with torch.no_grad():
+            images = images.to(self.device, non_blocking=True)
+            if images.dtype == torch.uint8:
+                images = normalised(images, self.image_mean, self.image_std)
             out = self.visual.forward_intermediates(
-                images.to(self.device, non_blocking=True),
+                images,
                 indices=1,
                 output_fmt="NLC",
                 output_extra_tokens=True,

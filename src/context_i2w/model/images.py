@@ -12,7 +12,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +59,12 @@ class BrokenImage(Exception):
 
 def open_image(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
     """The decoded image (first frame) in its own mode; `content` instead of the file's. Raises BrokenImage."""
+    with open_header(path, content) as image:
+        return load(image, path)
+
+
+def open_header(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
+    """The image before any pixel is decoded, within the bound of pixels. Raises BrokenImage."""
     path = os.fspath(path)
     if content is None and os.path.exists(path) and not os.path.isfile(path):
         raise BrokenImage(path, "not a file")  # a pipe would be waited for
@@ -72,15 +78,19 @@ def open_image(path: str | os.PathLike, content: bytes | None = None) -> Image.I
         raise BrokenImage(path, f"more than {2 * MAX_PIXELS:,} pixels") from None
     except Exception as error:  # a damaged header can raise nearly anything
         raise BrokenImage(path, _reason(error)) from None
-    with image:
-        check_pixels(path, *image.size)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image.load()
-        except Exception as error:
-            raise BrokenImage(path, _reason(error)) from None
-        return image
+    check_pixels(path, *image.size)
+    return image
+
+
+def load(image: Image.Image, path: str | os.PathLike) -> Image.Image:
+    """The image of a header, decoded. Raises BrokenImage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except Exception as error:
+        raise BrokenImage(os.fspath(path), _reason(error)) from None
+    return image
 
 
 def check_pixels(path: str, width: int, height: int) -> None:
@@ -96,9 +106,10 @@ def _reason(error: Exception) -> str:
 
 
 class Preparation:
-    """ImageSource -> float tensor [3, S, S], normalised for a CLIP of input size S.
+    """ImageSource -> float tensor [3, S, S], normalised for a CLIP of input size S; `pixels`: before that, as bytes.
 
-    Holds only numbers, so it can be sent to worker processes. Raises BrokenImage.
+    Holds only numbers, so it can be sent to worker processes. Raises BrokenImage. `model/fast_images.py` does the same
+    faster and nearly the same.
     """
 
     def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
@@ -107,14 +118,20 @@ class Preparation:
         self.std = tuple(float(s) for s in std)
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
-        image = open_image(source.path)
+        return self.normalised(self.pixels(source))
+
+    def pixels(self, source: ImageSource) -> torch.Tensor:
+        """[3, S, S] uint8, which FrozenCLIP.encode_image normalises on its device."""
+        image = self.open(source.path)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # palettes with transparency: dropping it is the published way
-                image = self.square(image, source)
-                return self.normalised(image.convert("RGB"))
+                return as_bytes(self.square(image, source))
         except (ValueError, OSError, MemoryError) as error:
             raise BrokenImage(source.path, _reason(error)) from None
+
+    def open(self, path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
+        return open_image(path, content)
 
     def square(self, image: Image.Image, source: ImageSource) -> Image.Image:
         """The S x S image of a source, still in the file's own mode."""
@@ -134,11 +151,27 @@ class Preparation:
         rounded = math.floor if source.view == "rgb-first" else round
         return centre_crop(resize_shorter_side(image, self.image_size), self.image_size, rounded)
 
-    def normalised(self, image: Image.Image) -> torch.Tensor:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-        mean = torch.tensor(self.mean)[:, None, None]
-        std = torch.tensor(self.std)[:, None, None]
-        return pixels.to(torch.float32).div(255).sub(mean).div(std)
+    def resized_part(self, image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+        """The part of an image at top, left, height, width as S x S pixels."""
+        top, left, height, width = box
+        part = image.crop((left, top, left + width, top + height))
+        return part.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+
+    def normalised(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
+        return normalised(as_bytes(image), self.mean, self.std)
+
+
+def as_bytes(image: Image.Image | torch.Tensor) -> torch.Tensor:
+    """[3, H, W] uint8 of an image of any mode; a tensor is that already."""
+    if isinstance(image, torch.Tensor):
+        return image
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def normalised(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """[..., 3, H, W] uint8 -> float32 as CLIP takes it, by the same operations on every device."""
+    mean, std = (torch.tensor(numbers, device=pixels.device)[:, None, None] for numbers in (mean, std))
+    return pixels.to(torch.float32).div(255).sub(mean).div(std)
 
 
 def _inside(box: tuple[int, int, int, int], image: Image.Image) -> tuple[int, int, int, int]:

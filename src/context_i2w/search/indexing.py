@@ -83,6 +83,6 @@ class _Pictures(Dataset):
     def __getitem__(self, number: int) -> tuple[str, torch.Tensor | BrokenImage]:
         name = self.names[number]
         try:
-            return name, self.preparation(self.files.path(name))
+            return name, self.preparation.pixels(self.files.path(name))
         except BrokenImage as error:
             return name, error

@@ -5,11 +5,13 @@ lies on white and RGB comes before resizing; for an upright RGB image the two gi
 """
 
 import os
+from collections.abc import Callable
 
 import torch
 from PIL import Image, ImageOps
 
-from context_i2w.model.images import BrokenImage, ImageSource, Preparation, open_image
+from context_i2w.model.fast_images import PREPARATIONS
+from context_i2w.model.images import BrokenImage, ImageSource, as_bytes, open_image
 
 Picture = str | os.PathLike | Image.Image
 
@@ -26,22 +28,34 @@ def upright(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_picture(picture: Picture) -> Image.Image:
-    """The upright RGB image of a file, or of an image that is open already. Raises BrokenImage."""
-    image = picture if isinstance(picture, Image.Image) else open_image(picture)
+def read_picture(picture: Picture, opened: Callable = open_image) -> Image.Image | torch.Tensor:
+    """The upright RGB image of a file, or of an image that is open already. Raises BrokenImage.
+
+    opened: from a path to an image, or to bytes [3, H, W] that are upright and RGB.
+    """
+    image = picture if isinstance(picture, Image.Image) else opened(picture)
     try:
-        return upright(image)
+        return upright(image) if isinstance(image, Image.Image) else image
     except Exception as error:  # a damaged file can raise nearly anything
         name = getattr(image, "filename", "") if isinstance(picture, Image.Image) else os.fspath(picture)
         raise BrokenImage(name or "image", f"can't be decoded ({error})") from None
 
 
-class PicturePreparation(Preparation):
-    """Picture -> float tensor [3, S, S], normalised for CLIP. Raises BrokenImage."""
+class PicturePreparation:
+    """Picture -> float tensor [3, S, S], normalised for CLIP; `pixels`: before that, as bytes. Raise BrokenImage.
+
+    images: "fast" reads JPEGs by torchvision, "exact" by Pillow (model/fast_images.py).
+    """
+
+    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], images: str = "fast"):
+        self.preparation = PREPARATIONS[images](image_size, mean, std)
 
     def __call__(self, picture: Picture) -> torch.Tensor:
-        return self.normalised(self.crop(read_picture(picture)))
+        return self.preparation.normalised(self.pixels(picture))
 
-    def crop(self, image: Image.Image) -> Image.Image:
+    def pixels(self, picture: Picture) -> torch.Tensor:
+        return as_bytes(self.crop(read_picture(picture, self.preparation.open)))
+
+    def crop(self, image: Image.Image | torch.Tensor) -> Image.Image | torch.Tensor:
         """The S x S part of an upright image that CLIP sees."""
-        return self.square(image, ImageSource(getattr(image, "filename", "") or "image"))
+        return self.preparation.square(image, ImageSource(getattr(image, "filename", "") or "image"))

@@ -23,6 +23,7 @@ from context_i2w.checkpoints.find import find_checkpoint
 from context_i2w.checkpoints.shared import clip_reference, save_pretrained
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions, precision_of
+from context_i2w.files import cache_folder
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.extensions import name_of
 from context_i2w.model.images import BrokenImage
@@ -145,7 +146,7 @@ class Retriever:
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
         """CLIP's features of pictures. Raises UserError naming the one that can't be read."""
         try:
-            pixels = [self.preparation(picture) for picture in pictures]
+            pixels = [self.preparation.pixels(picture) for picture in pictures]
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
@@ -185,13 +186,7 @@ class Retriever:
         root = files.root.resolve()
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", root.name)[:40] or "root"
         key = hashlib.sha256(os.fsencode(f"{root}\0{files.label}")).hexdigest()[:12]
-        return Path(cache or default_cache()) / f"{name}-{key}" / self.clip.weights_hash[:16]
-
-
-def default_cache() -> Path:
-    if "CONTEXT_I2W_CACHE" in os.environ:
-        return Path(os.environ["CONTEXT_I2W_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "context-i2w"
+        return Path(cache or cache_folder()) / f"{name}-{key}" / self.clip.weights_hash[:16]
 
 
 def _key(picture: Picture) -> str | int:
