@@ -21,8 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--push-to", metavar="OWNER/NAME", help="repository on the Hugging Face hub")
     parser.add_argument("--half", action="store_true", help="weights in float16, half the size")
+    parser.add_argument("--trust-code", action="store_true", help="import a mapper of your own that CKPT names by path")
     arguments = parser.parse_args(argv)
-    retriever = Retriever.load(arguments.resume, device="cpu")
+    retriever = Retriever.load(arguments.resume, device="cpu", trust_code=arguments.trust_code)
     if arguments.half:
         retriever.mapper.half()
     folder = retriever.save_pretrained(arguments.output, arguments.push_to)

@@ -236,7 +236,7 @@ def test_validation_and_benchmarks_are_logged(settings, folder, monkeypatch):
 
     found = types.SimpleNamespace(metrics={"dress": {"composed": {"R@10": 1.0}}, "mean": {"composed": {"R@10": 2.0}}})
     monkeypatch.setattr(periodic_evaluation, "BENCHMARKS", {"fashion": Toy})
-    monkeypatch.setattr(periodic_evaluation, "evaluate", lambda benchmark, clip, mappers: found)
+    monkeypatch.setattr(periodic_evaluation, "evaluate", lambda benchmark, clip, mappers, **_: found)
     run = train(
         with_values(
             settings, val_data=str(folder / "pairs.tsv"), evaluate_every=2, evaluate=("fashion",), data_root="data"

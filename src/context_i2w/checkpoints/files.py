@@ -89,6 +89,11 @@ class Checkpoint:
             )
         return clip
 
+    def clip_hash(self, model: str | None = None, pretrained: str | None = None) -> str:
+        """The hash of the CLIP that it belongs to: the one noted, else of the weights that `load_clip` gives."""
+        noted = self.clip.weights_hash if self.clip and self.clip_state is None else None
+        return noted or self.load_clip(model, pretrained).weights_hash
+
     def build_mapper(self, sizes: CLIPSizes) -> Mapper:
         """The mapper in evaluation mode. Raises UserError naming tensors and shapes if it does not fit the CLIP."""
         mapper = self.mapper_class(sizes, self.options)

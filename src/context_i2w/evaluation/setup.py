@@ -65,9 +65,11 @@ def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
     return [path]
 
 
-def load_models(paths: Sequence[Path], model: str | None, pretrained: str | None, device: torch.device) -> Models:
+def load_models(
+    paths: Sequence[Path], model: str | None, pretrained: str | None, device: torch.device, trust_code: bool = False
+) -> Models:
     """The mappers of the checkpoints and their common CLIP. Raises UserError if their CLIPs differ."""
-    checkpoints = [find_checkpoint(path) for path in paths]
+    checkpoints = [find_checkpoint(path, trust_code) for path in paths]
     clip = checkpoints[0].load_clip(model, pretrained, device)
     for other in checkpoints[1:]:
         _check_same_clip(checkpoints[0], clip, other, model, pretrained)
@@ -108,11 +110,7 @@ def choose_data_root(data_root: str | None, clip: FrozenCLIP) -> Path:
 def _check_same_clip(
     first: Checkpoint, clip: FrozenCLIP, other: Checkpoint, model: str | None, pretrained: str | None
 ) -> None:
-    if other.clip_state is None and other.clip and other.clip.weights_hash:
-        same = other.clip.weights_hash == clip.weights_hash
-    else:
-        same = other.load_clip(model, pretrained).weights_hash == clip.weights_hash
-    if not same:
+    if other.clip_hash(model, pretrained) != clip.weights_hash:
         raise UserError(f"{other.path} belongs to another CLIP than {first.path}; evaluate them one by one")
 
 

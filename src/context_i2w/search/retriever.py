@@ -78,11 +78,7 @@ class Retriever:
         Raises UserError if it belongs to another CLIP.
         """
         checkpoint = find_checkpoint(source, trust_code)
-        if checkpoint.clip_state is None and checkpoint.clip and checkpoint.clip.weights_hash:
-            its_hash = checkpoint.clip.weights_hash
-        else:
-            its_hash = checkpoint.load_clip().weights_hash
-        if its_hash != self.clip.weights_hash:
+        if checkpoint.clip_hash() != self.clip.weights_hash:
             raise UserError(f"{source} belongs to another CLIP than {self.clip.name}; use it on its own")
         return Retriever(self.clip, checkpoint.build_mapper(self.clip.sizes).to(self.clip.device), checkpoint)
 

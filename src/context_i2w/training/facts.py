@@ -48,7 +48,7 @@ def announce(facts: dict[str, Any], settings: RunSettings, folder: Path) -> None
         f"  folder  {folder}",
     ]
     wanted = settings.recipe_batch
-    if batch != wanted:
+    if wanted and batch != wanted:
         each = wanted // facts["processes"]
         lines.append(
             f"  warning: the recipe's global batch is {wanted}; for it give --batch-size {each}, "

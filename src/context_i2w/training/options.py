@@ -171,11 +171,10 @@ class RunSettings(Options):
     evaluation: EvaluationOptions = nested(EvaluationOptions, "run")
 
     @property
-    def recipe_batch(self) -> int:
-        """The recipe's global batch."""
-        if self.model.objective in GLOBAL_BATCHES:
-            return TOY_RECIPE["batch_size"] if self.model.clip == "toy" else GLOBAL_BATCHES[self.model.objective]
-        return self.train.batch_size
+    def recipe_batch(self) -> int | None:
+        """The recipe's global batch; None for an objective of the user's own."""
+        wanted = GLOBAL_BATCHES.get(self.model.objective)
+        return TOY_RECIPE["batch_size"] if wanted and self.model.clip == "toy" else wanted
 
 
 def parse_settings(argv: Sequence[str] | None = None) -> RunSettings:

@@ -70,7 +70,7 @@ def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> 
     import torch
 
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    models = load_models([folder / "checkpoints" / LAST], None, None, chosen)
+    models = load_models([folder / "checkpoints" / LAST], None, None, chosen, trust_code=True)
     results = {}
     for task in TASKS:
         benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
