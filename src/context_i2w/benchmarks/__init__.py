@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from context_i2w.benchmarks import circo, cirr, coco, fashioniq, genecis, imagenet
+from context_i2w.benchmarks import circo, cirr, coco, domains, fashioniq, genecis, icir, imagenet
 from context_i2w.benchmarks.base import Benchmark, QueryGroup, check_images_exist
 
 __all__ = ["BENCHMARKS", "Benchmark", "Kind", "QueryGroup", "check_images_exist"]
@@ -28,4 +29,6 @@ BENCHMARKS = {
     "fashion": Kind(fashioniq.load, fashioniq.FashionIQOptions),
     "circo": Kind(circo.load, circo.CIRCOOptions),
     "genecis": Kind(genecis.load, genecis.GeneCISOptions),
+    "icir": Kind(icir.load, icir.ICIROptions),
+    **{mode: Kind(partial(domains.load, kind), domains.DomainOptions) for mode, kind in domains.SETS.items()},
 }
