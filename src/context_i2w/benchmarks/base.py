@@ -78,14 +78,14 @@ def find_folders(data_root: str | os.PathLike, names: Sequence[str], what: str) 
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(f"no data folder {root} ({what}); {REMEDY}")
-    wanted = {_plain(name) for name in names}
-    found = sorted(entry for entry in root.iterdir() if _plain(entry.name) in wanted and entry.is_dir())
+    wanted = {plain(name) for name in names}
+    found = sorted(entry for entry in root.iterdir() if plain(entry.name) in wanted and entry.is_dir())
     if not found:
         raise UserError(f"no {what} data: no folder {' or '.join(names)} in {root}; {REMEDY}")
     return found
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 

@@ -48,14 +48,7 @@ class LabelledImages:
 
 def load(data_root: str | os.PathLike, options: ImageNetOptions | None = None) -> Benchmark:
     """10,000 queries and 16,983 gallery images in the public data. Raises UserError."""
-    folder = find_folders(data_root, FOLDERS, "ImageNet-R")[0]
-    lists = [folder / QUERY_LIST, folder / TARGET_LIST]
-    if all(path.is_file() for path in lists):
-        queries, gallery = (_read_list(path, folder) for path in lists)
-        source = "published lists"
-    else:
-        queries, gallery = _from_folders(folder)
-        source = "folders"
+    queries, gallery, source = read_sets(data_root)
     ceilings = {}
     groups = []
     for number, domain in enumerate(DOMAINS):
@@ -72,6 +65,15 @@ def load(data_root: str | os.PathLike, options: ImageNetOptions | None = None) -
         "sets": source,
     }
     return Benchmark("imgnet", groups, protocol)
+
+
+def read_sets(data_root: str | os.PathLike) -> tuple[LabelledImages, LabelledImages, str]:
+    """Queries, gallery and where they come from. Raises UserError."""
+    folder = find_folders(data_root, FOLDERS, "ImageNet-R")[0]
+    lists = [folder / QUERY_LIST, folder / TARGET_LIST]
+    if all(path.is_file() for path in lists):
+        return *(_read_list(path, folder) for path in lists), "published lists"
+    return *_from_folders(folder), "folders"
 
 
 def _group(domain: str, queries: LabelledImages, gallery: LabelledImages, wanted: torch.Tensor) -> QueryGroup:

@@ -13,12 +13,14 @@ from context_i2w.command_line import Parser
 from context_i2w.errors import UserError
 from context_i2w.model.queries import DEFAULT_METHODS, FORMS
 
+ALL = "all"  # in place of a benchmark
+
 
 def make_parser(description: str) -> Parser:
     parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument(
-        "--eval-mode", "--eval_mode", required=True, choices=list(BENCHMARKS), metavar="TASK",
-        help="benchmark: " + ", ".join(BENCHMARKS),
+        "--eval-mode", "--eval_mode", required=True, choices=[*BENCHMARKS, ALL], metavar="TASK",
+        help="benchmark: " + ", ".join(BENCHMARKS) + f"; {ALL}: those at hand",
     )  # fmt: skip
     _add_model(parser.add_argument_group("model"))
     _add_methods(parser.add_argument_group("rows"))
@@ -41,6 +43,13 @@ def protocol_options(benchmark: str, arguments: argparse.Namespace, others: Mapp
             raise UserError(f"--{flag.replace('_', '-')} has no meaning for --eval-mode {benchmark}")
     given = {name: value for name, value in (others or {}).items() if name in known.values()}
     return kind(**given | {known[flag]: value for flag, value in chosen.items()})
+
+
+def of_benchmark(benchmark: str, arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments less the protocol options of other benchmarks, for a run over several."""
+    own = {_flag(BENCHMARKS[benchmark].options, field.name) for field in fields(BENCHMARKS[benchmark].options)}
+    kept = {flag: value for flag, value in vars(arguments).items() if flag not in _variants() or flag in own}
+    return argparse.Namespace(**kept)
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -100,7 +109,11 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output", metavar="FILE.json", help="every number, protocol, hashes and versions")
-    group.add_argument("--rankings", metavar="FILE.jsonl", help="the top 50 of every query and row")
+    group.add_argument(
+        "--rankings", metavar="FILE.jsonl",
+        help="the top 50 of every query and row, and its scores, which scripts/compare.py compares",
+    )  # fmt: skip
+    group.add_argument("--intervals", action="store_true", help="95 %% bootstrap intervals over queries")
     group.add_argument(
         "--submission-dir",
         metavar="DIR",

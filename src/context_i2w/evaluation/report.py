@@ -10,8 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.benchmarks.base import Benchmark
 from context_i2w.evaluation.evaluate import Result
+from context_i2w.evaluation.intervals import Intervals, means_over_queries, reference_numbers
 from context_i2w.files import atomic_path, write_text
 from context_i2w.model.queries import DEFAULTS, RECOMMENDED
 
@@ -56,23 +58,35 @@ def versions() -> dict[str, str]:
 
 
 def rankings(result: Result) -> Iterable[dict[str, Any]]:
-    """One entry per group, row and query: the names of its best gallery images in order."""
+    """One entry per group, row and query: the names of its best gallery images in order, and its part in each metric.
+
+    reference: number of its reference image, which queries of the same image share.
+    """
+    references = reference_numbers(result)
     for group in result.benchmark.groups:
         for (name, row), top in result.tops.items():
             if name != group.name:
                 continue
+            numbers = references[name].tolist()
+            means = means_over_queries(result.metrics[name][row], len(numbers))
+            values = {metric: mean.values.tolist() for metric, mean in means.items() if mean.weights is None}
             for query, indices in enumerate(top.tolist()):
                 names = [group.gallery_names[index] for index in indices if index >= 0]
-                yield {"group": name, "row": row, "query": query, "id": group.query_ids[query], "top": names}
+                scores = {metric: round(of_queries[query], 6) for metric, of_queries in values.items()}
+                entry = {"group": name, "row": row, "query": query, "id": group.query_ids[query], "top": names}
+                yield entry | {"reference": numbers[query], "scores": scores}
 
 
 def write_json(content: Any, path: Path) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_rankings(result: Result, path: Path) -> None:
+def write_rankings(results: Result | Mapping[str, Result], path: Path) -> None:
+    """Of one benchmark, or of several by their names, which every line then bears."""
+    several = {} if isinstance(results, Result) else results
+    entries = ({"benchmark": name} | entry for name, result in several.items() for entry in rankings(result))
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for entry in rankings(result):
+        for entry in entries if several else rankings(results):
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
@@ -87,13 +101,14 @@ def write_submissions(result: Result, folder: Path) -> list[Path]:
     return written
 
 
-def table(result: Result) -> str:
-    """The protocol, every number in percent and, where the metric has one, the ceiling."""
+def table(result: Result, bounds: Intervals | None = None) -> str:
+    """The protocol, every number in percent, with its interval where given, and the ceiling where there is one."""
     lines = [f"{result.benchmark.name}: " + protocol_line(result.benchmark.protocol)]
     ceilings = _ceilings(result.benchmark)
     names = list(dict.fromkeys(name for rows in result.metrics.values() for row in rows.values() for name in row))
-    for start in range(0, len(names), COLUMNS):
-        lines += ["", *_block(result, ceilings, names[start : start + COLUMNS])]
+    columns = COLUMNS if bounds is None else COLUMNS // 2
+    for start in range(0, len(names), columns):
+        lines += ["", *_block(result, ceilings, names[start : start + columns], bounds or {})]
     passes = ", ".join(f"{count} {what}" for what, count in result.passes.items())
     cut = f"; {result.cut} texts too long for CLIP lost their end" if result.cut else ""
     lines += ["", f"CLIP passes: {passes}; {result.seconds:.1f} s{cut}"]
@@ -124,7 +139,9 @@ def _ceilings(benchmark: Benchmark) -> dict[str, dict[str, float]]:
     return ceilings
 
 
-def _block(result: Result, ceilings: Mapping[str, Mapping[str, float]], names: list[str]) -> list[str]:
+def _block(
+    result: Result, ceilings: Mapping[str, Mapping[str, float]], names: list[str], bounds: Intervals
+) -> list[str]:
     """Some of the metrics, one line per group and row."""
     body = []
     for group, rows in result.metrics.items():
@@ -132,7 +149,9 @@ def _block(result: Result, ceilings: Mapping[str, Mapping[str, float]], names: l
         if any(name in ceilings.get(group, {}) for name in names):
             shown["(ceiling)"] = ceilings[group]
         label = "" if group == "all" else f"{group} "
-        body += [(label + row, [_number(values.get(name)) for name in names]) for row, values in shown.items()]
+        for row, values in shown.items():
+            of_row = bounds.get(group, {}).get(row, {})
+            body.append((label + row, [_number(values.get(name), of_row.get(name)) for name in names]))
     left = max(len(label) for label, _ in body)
     widths = [max(len(name), *(len(cells[i]) for _, cells in body)) for i, name in enumerate(names)]
     header = " " * left + "".join(f"  {name:>{width}}" for name, width in zip(names, widths))
@@ -143,5 +162,17 @@ def _block(result: Result, ceilings: Mapping[str, Mapping[str, float]], names: l
     return [header, *lines]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def summary(results: Mapping[str, Result]) -> str:
+    """One line for each benchmark: the number that it is best known by, of every row."""
+    rows = list(dict.fromkeys(row for result in results.values() for row in next(iter(result.metrics.values()))))
+    lines = [["benchmark", "metric", *rows]]
+    for mode, result in results.items():
+        name, metrics = BENCHMARKS[mode].measure, result.metrics.get("mean", result.metrics.get("all", {}))
+        lines.append([mode, name, *(_number(metrics.get(row, {}).get(name)) for row in rows)])
+    return markdown_table(lines)
+
+
+def _number(value: float | None, bounds: tuple[float, float] | None = None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" + ("" if bounds is None else " [{:.2f}, {:.2f}]".format(*bounds))

@@ -32,6 +32,7 @@ class Published:
 
 
 _IMAGENET_R = (10_000, 16_983)
+_DOMAINS = "NICO++, Mini-DomainNet, LTLL, ImageNet-R"
 PUBLISHED = {
     "cirr": Published("CIRR validation", {"all": (4_181, 2_297)}, "CIRR"),
     "cirr_test": Published("CIRR test1", {"all": (4_148, 2_315)}, "CIRR"),
@@ -48,6 +49,11 @@ PUBLISHED = {
     "coco": Published("COCO composition", {"all": (4_766, 4_766)}, "COCO", drawn=True),
     "circo": Published("CIRCO validation (beyond the paper)", {"all": (220, 123_403)}, "CIRCO"),
     "genecis": Published("GeneCIS (beyond the paper)", {}, "GeneCIS"),
+    "icir": Published("i-CIR (beyond the paper): 1,883 queries, about 750,000 images", {}, "i-CIR"),
+    "nico": Published("NICO++ (beyond the paper): 8,722 queries, 80,133 images", {}, _DOMAINS),
+    "minidn": Published("Mini-DomainNet (beyond the paper): 2,519 queries", {}, _DOMAINS),
+    "ltll": Published("LTLL (beyond the paper): 488 images", {}, _DOMAINS),
+    "imagenet-r-all": Published("ImageNet-R, all domains (beyond the paper)", {}, _DOMAINS),
 }
 
 

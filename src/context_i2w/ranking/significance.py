@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+DRAWN = 1 << 22  # numbers of one piece of a bootstrap's draws
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -54,12 +56,28 @@ class Difference:
 
 def bootstrap_interval(scores: Scores, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """Percentile interval of the seeds' mean when reference images are drawn again, with replacement."""
-    sums, weights = _by_unit(scores.values.mean(0), scores)
-    generator = np.random.default_rng(seed)
-    counts = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
-    means = (counts @ sums) / (counts @ weights)
+    low, high = bootstrap_intervals(
+        scores.values.mean(0)[None], scores.weights[None], scores.units, level, draws, seed
+    )[0]
+    return float(low), float(high)
+
+
+def bootstrap_intervals(
+    values: np.ndarray, weights: np.ndarray, units: np.ndarray, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Intervals [M, 2] of several weighted means over the same queries, all from the same draws.
+
+    values and weights [M, Q]; units [Q] as in `Scores`. The draws are made in pieces of bounded memory.
+    """
+    pairs = [_by_unit(*row, units) for row in zip(values, weights, strict=True)]
+    sums, shares = (np.stack(parts, axis=1) for parts in zip(*pairs))
+    generator, count, means = np.random.default_rng(seed), len(sums), []
+    for start in range(0, draws, step := max(1, DRAWN // count)):
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=min(step, draws - start)).astype(float)
+        with np.errstate(invalid="ignore"):  # a draw without any query that counts
+            means.append((drawn @ sums) / (drawn @ shares))
     tail = (1 - level) / 2
-    return float(np.quantile(means, tail)), float(np.quantile(means, 1 - tail))
+    return np.nanquantile(np.concatenate(means), [tail, 1 - tail], axis=0).T
 
 
 def paired_difference(row: Scores, against: Scores, level: float = 0.95) -> Difference:
@@ -99,15 +117,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _by_unit(values: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+def _by_unit(values: np.ndarray, weights: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sums and weights [n] of the reference images."""
-    _, place = np.unique(scores.units, return_inverse=True)
-    return np.bincount(place, scores.weights * values), np.bincount(place, scores.weights)
+    _, place = np.unique(units, return_inverse=True)
+    return np.bincount(place, weights * values), np.bincount(place, weights)
 
 
 def _variance_by_units(residuals: np.ndarray, scores: Scores) -> tuple[float, int]:
     """Variance of a weighted mean whose residuals [Q] are given, and the number of units (cluster-robust)."""
-    sums, _ = _by_unit(residuals, scores)
+    sums, _ = _by_unit(residuals, scores.weights, scores.units)
     count = len(sums)
     if count < 2:
         raise ValueError("one reference image alone tells nothing about chance")

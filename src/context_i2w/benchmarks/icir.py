@@ -1,0 +1,135 @@
+"""i-CIR, beyond the paper: one particular thing in another context, among hard negatives gathered for it.
+
+Files:
+    icir/query_files.csv, icir/database_files.csv    no header; image_path,text,instance
+    icir/query/, icir/database/                      the images; paths begin at the folder that holds `icir/`
+A query ranks the database lines of its own instance, none removed; those of its text too are its positives.
+Source: arXiv 2510.25387.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from context_i2w.benchmarks.base import (
+    REMEDY,
+    Benchmark,
+    QueryGroup,
+    check_variants,
+    find_file,
+    find_folders,
+    variant,
+)
+from context_i2w.benchmarks.cirr import PROMPTS
+from context_i2w.errors import UserError
+from context_i2w.model.images import ImageSource
+from context_i2w.model.prompts import fill
+from context_i2w.ranking.exact import Ranking
+from context_i2w.ranking.metrics import mean_average_precision_by_instance
+
+FOLDERS = ("icir",)
+
+
+@dataclass(frozen=True)
+class ICIROptions:
+    prompt: str = variant("paper", PROMPTS, "prompt; none is published for pseudo-words")
+
+    def __post_init__(self):
+        check_variants(self)
+
+
+class Line(NamedTuple):
+    image: str  # path, from the folder that holds `icir/`
+    text: str
+    instance: str
+
+
+def load(data_root: str | os.PathLike, options: ICIROptions | None = None) -> Benchmark:
+    """1,883 queries over about 750,000 images of 202 instances in the public data. Raises UserError."""
+    options = options or ICIROptions()
+    folder = find_folders(data_root, FOLDERS, "i-CIR")[0]
+    query_list = find_file([folder / "query_files.csv"], "i-CIR queries")
+    queries = read_lines(query_list)
+    database = read_lines(find_file([folder / "database_files.csv"], "i-CIR database"))
+    database.sort(key=_order(database))  # stable: each instance a part of the gallery, in the order of the file
+    spans = _spans(database)
+    for query in queries:
+        if query.instance not in spans:
+            raise UserError(f"{query_list}: {query.image}: no database line of instance {query.instance!r}; {REMEDY}")
+    prompt = PROMPTS[options.prompt]
+    protocol = {
+        "prompt": prompt,
+        "prompt variant": options.prompt,
+        "gallery": f"the query's instance's part of {len(database)} lines, {len(spans)} instances, nothing removed",
+        "metric": "AP of the whole ranking by trapezoids; mAP over queries, mmAP over instances, minmAP of their least",
+        "queries": len(queries),
+        "image": "shorter side resized, centre crop",
+    }
+    return Benchmark("icir", [_group(queries, database, spans, folder, prompt)], protocol)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Raises UserError for a line of other than three fields; a text that holds a comma stands in quotes."""
+    lines = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for fields in reader:
+                if (len(fields) != 3 and fields) or any("\n" in field for field in fields):
+                    found = ",".join(fields)[:80]
+                    raise UserError(
+                        f"{path}:{reader.line_num}: `image_path,text,instance` is expected, found {found!r}; "
+                        "put a text that holds a comma or quotes in quotes"
+                    )
+                lines += [Line(*fields)] if fields else []
+    except (csv.Error, ValueError, OSError) as error:
+        raise UserError(f"{path}: can't be read as CSV ({error}); {REMEDY}") from None
+    if not lines:
+        raise UserError(f"{path}: no entries; {REMEDY}")
+    return lines
+
+
+def _order(database: list[Line]):
+    numbers: dict[str, int] = {}
+    for line in database:
+        numbers.setdefault(line.instance, len(numbers))
+    return lambda line: numbers[line.instance]
+
+
+def _spans(database: list[Line]) -> dict[str, range]:
+    """Where each instance's lines are in the ordered database."""
+    starts: dict[str, int] = {}
+    for index, line in enumerate(database):
+        starts.setdefault(line.instance, index)
+    return dict(zip(starts, map(range, starts.values(), [*list(starts.values())[1:], len(database)]), strict=True))
+
+
+def _group(queries: list[Line], database: list[Line], spans: dict[str, range], folder: Path, prompt: str) -> QueryGroup:
+    answers: dict[tuple[str, str], list[int]] = {}
+    for index, line in enumerate(database):
+        answers.setdefault((line.instance, line.text), []).append(index)
+    positives = [answers.get((query.instance, query.text), []) for query in queries]
+    instances = [query.instance for query in queries]
+
+    def score(ranking: Ranking) -> dict[str, float]:
+        return mean_average_precision_by_instance(ranking.ranks_of(positives), instances)
+
+    def source(line: Line) -> ImageSource:
+        return ImageSource(os.path.join(folder.parent, line.image))
+
+    return QueryGroup(
+        name="all",
+        gallery=[source(line) for line in database],
+        gallery_names=[line.image for line in database],
+        references=[source(query) for query in queries],
+        query_ids=[query.image for query in queries],
+        prompts=[(fill(prompt, caption=query.text),) for query in queries],
+        texts=[(fill("{caption}", caption=query.text),) for query in queries],
+        positives=positives,
+        score=score,
+        candidates=[spans[query.instance] for query in queries],
+    )
