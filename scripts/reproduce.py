@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from context_i2w.benchmarks import BENCHMARKS, Benchmark
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.base import Benchmark
 from context_i2w.checkpoints.files import read_checkpoint
 from context_i2w.command_line import Parser
 from context_i2w.errors import UserError, exit_on_user_error

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ ARGUMENTS += ["--epochs", "2", "--warmup", "1", "--lr", "1e-2", "--device", "cpu
 
 
 def test_each_file_is_short():
-    assert {"my_mapper.py", "my_objective.py"} <= FILES.keys()
+    assert {"my_mapper.py", "my_objective.py", "my_benchmark.py"} <= FILES.keys()
     assert all(len(text.splitlines()) <= 40 for text in FILES.values())
 
 
@@ -121,3 +122,17 @@ def test_a_strangers_code_is_not_imported(tmp_path, run):
         read_checkpoint(tmp_path / "theirs.pt")
     with pytest.raises(UserError, match="can't be imported"):
         read_checkpoint(tmp_path / "theirs.pt", trust_code=True)
+
+
+def test_a_benchmark_of_ones_own(here, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    data = here / "my_data"
+    data.mkdir(exist_ok=True)
+    pictures = sorted((here / "data" / "toy" / "test" / "CIRR").rglob("*.png"))[:6]
+    names = [shutil.copy(picture, data) and picture.name for picture in pictures]
+    lines = [f"{a}\tat night\t{b}\n" for a, b in zip(names, [*names[1:], names[0]])]
+    (data / "pairs.tsv").write_text("".join(lines))
+    arguments = ["--data-root", "my_data", "--device", "cpu", "--output", "pairs.json", "--workers", "0"]
+    eval_retrieval.main(["--eval-mode", "my_benchmark.py:Pairs", *arguments])
+    found = json.loads(Path("pairs.json").read_text())
+    assert found["results"]["all"]["image"] == {"R@1": 0.0, "R@10": 100.0}

@@ -121,13 +121,15 @@ def parse(
     prog: str,
     description: str,
     recipe: typing.Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: {},
+    checked: typing.Callable[[Mapping[str, Any]], None] = lambda given: None,
     shown: Mapping[str, Mapping[str, Any]] | None = None,
     more_help: typing.Callable[[Sequence[str]], str] = lambda argv: "",
 ) -> T:
     """The command's options: flags, else a config file's values (--config FILE), else the recipe's, else the defaults.
 
-    recipe: from what was given to other defaults, by field. shown: name -> defaults of a recipe, for --help.
-    more_help: from the arguments to what follows the options there. An error is one line and exit status 2.
+    recipe: from what was given to other defaults, by key. checked: looks at what was given as a whole.
+    shown: name -> defaults of a recipe, for --help. more_help: from the arguments to what follows the options there.
+    An error is one line and exit status 2.
     """
     argv = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     epilog = more_help(argv) if {"-h", "--help"} & set(argv) else None
@@ -137,6 +139,7 @@ def parse(
     config = given.pop("config", None)
     try:
         values = (read_config(Path(config), options) if config else {}) | given
+        checked(values)
         return build(options, {**recipe(values), **values})
     except OptionError as error:
         parser.error(f"--{error.name.replace('_', '-')} {error.value}: {error.reason}")
@@ -294,7 +297,7 @@ def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
         return {"action": _Commas if spec.metadata["commas"] else _Several, "nargs": "+", **metavar}
     if typing.get_origin(kinds[0]) or kinds[0] is Mapping:
         return {"action": _Pairs, "metavar": "NAME=VALUE"}
-    return {"type": kinds[0], "choices": spec.metadata["choices"], **metavar}
+    return {"type": kinds[0], "choices": list(spec.metadata["choices"] or ()) or None, **metavar}
 
 
 def _help(leaf: _Leaf, shown: Mapping[str, Mapping[str, Any]]) -> str:
@@ -302,7 +305,10 @@ def _help(leaf: _Leaf, shown: Mapping[str, Mapping[str, Any]]) -> str:
     shown_default = ",".join(default) if isinstance(default, tuple) else repr(default)
     told = [] if default in (None, (), {}) or default is False else [shown_default]
     told += [f"{name}: {of[leaf.key]!r}" for name, of in shown.items() if leaf.key in of]
-    return leaf.spec.metadata["about"] + (f" (default: {'; '.join(told)})" if told else "")
+    choices = leaf.spec.metadata["choices"]
+    meanings = [f"{name}: {text}" for name, text in choices.items()] if isinstance(choices, Mapping) else []
+    about = "; ".join([leaf.spec.metadata["about"], *meanings])
+    return about + (f" (default: {'; '.join(told)})" if told else "")
 
 
 class _Leaf(typing.NamedTuple):
@@ -329,7 +335,12 @@ def _leaves(options: type, title: str | None = None) -> Iterator[_Leaf]:
 def _fields(options: type) -> list[tuple[dataclasses.Field, Any, str]]:
     """(field, type, key) of an options class's own fields."""
     kinds = typing.get_type_hints(options)
-    return [(s, kinds[s.name], (s.metadata.get("flag") or s.name).replace("-", "_")) for s in fields(options)]
+    return [(spec, kinds[spec.name], key_of(spec)) for spec in fields(options)]
+
+
+def key_of(spec: dataclasses.Field) -> str:
+    """An option's key: its flag with underscores."""
+    return (spec.metadata.get("flag") or spec.name).replace("-", "_")
 
 
 def _default(spec: dataclasses.Field) -> Any:

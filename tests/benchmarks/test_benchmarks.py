@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from context_i2w.benchmarks import BENCHMARKS, check_images_exist
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.base import check_images_exist
 from context_i2w.benchmarks.circo import CIRCOOptions
 from context_i2w.benchmarks.cirr import CIRROptions
 from context_i2w.benchmarks.coco import COCOOptions

@@ -11,7 +11,8 @@ from tests.benchmarks.made_more import DOMAINS, write_domains, write_icir
 from tests.ranking.test_metrics import plain_average_precision
 from torch.nn.functional import normalize
 
-from context_i2w.benchmarks import BENCHMARKS, check_images_exist
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.base import check_images_exist
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import evaluate
 from context_i2w.evaluation.features import EncodingOptions

@@ -59,20 +59,6 @@ class Benchmark:
     dollar: str | None = None
 
 
-def variant(default: str, choices: dict[str, str], about: str) -> Any:
-    """A dataclass field for a named protocol variant; `choices` says what each name means."""
-    return field(default=default, metadata={"choices": choices, "about": about})
-
-
-def check_variants(options: Any) -> None:
-    """Raises UserError for a name that a `variant` field of `options` does not know."""
-    for name, known in type(options).__dataclass_fields__.items():
-        value = getattr(options, name)
-        if value not in known.metadata["choices"]:
-            choices = ", ".join(known.metadata["choices"])
-            raise UserError(f"{type(options).__name__}: unknown {name} {value!r}, known: {choices}")
-
-
 def find_folders(data_root: str | os.PathLike, names: Sequence[str], what: str) -> list[Path]:
     """Folders of the data root called one of `names`, whatever their case, hyphens and underscores."""
     root = Path(data_root)

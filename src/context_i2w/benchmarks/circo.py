@@ -11,7 +11,6 @@ split has no answers: it makes a submission file.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,13 @@ from context_i2w.benchmarks.base import (
     REMEDY,
     Benchmark,
     QueryGroup,
-    check_variants,
     find_file,
     find_folders,
     index_of,
     read_entries,
     read_json,
-    variant,
 )
-from context_i2w.benchmarks.cirr import PROMPTS
+from context_i2w.benchmarks.options import PROMPTS, CIRCOOptions
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
@@ -37,19 +34,9 @@ from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import mean_average_precision_at, recall_at
 
 FOLDERS = ("CIRCO", "circo")
-SPLITS = {"val": "220 queries with answers", "test": "800 queries without, for the test server"}
 CUTOFFS = (5, 10, 25, 50)
 ASPECT_CUTOFF = 10
 SUBMITTED = 50
-
-
-@dataclass(frozen=True)
-class CIRCOOptions:
-    split: str = variant("val", SPLITS, "queries")
-    prompt: str = variant("paper", PROMPTS, "prompt; `that` is SEARLE's and LinCIR's")
-
-    def __post_init__(self):
-        check_variants(self)
 
 
 def load(data_root: str | os.PathLike, options: CIRCOOptions | None = None) -> Benchmark:

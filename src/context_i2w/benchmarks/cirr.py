@@ -21,14 +21,13 @@ from context_i2w.benchmarks.base import (
     REMEDY,
     Benchmark,
     QueryGroup,
-    check_variants,
     find_file,
     find_folders,
     index_of,
     read_entries,
     read_json,
-    variant,
 )
+from context_i2w.benchmarks.options import PROMPTS, CIRROptions
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
@@ -36,18 +35,9 @@ from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_at
 
 FOLDERS = ("CIRR", "cirr", "cirr_dataset")
-PROMPTS = {"paper": "a photo of [*] , {caption}", "that": "a photo of [*] that {caption}"}
 CUTOFFS = (1, 5, 10, 50, 100)
 SUBSET_CUTOFFS = (1, 2, 3)
 SUBMITTED, SUBMITTED_SUBSET = 50, 3
-
-
-@dataclass(frozen=True)
-class CIRROptions:
-    prompt: str = variant("paper", PROMPTS, "prompt; `that` is SEARLE's and LinCIR's")
-
-    def __post_init__(self):
-        check_variants(self)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,10 @@ from context_i2w.benchmarks.base import (
     REMEDY,
     Benchmark,
     QueryGroup,
-    check_variants,
     find_file,
     find_folders,
-    variant,
 )
+from context_i2w.benchmarks.options import ENDINGS, COCOOptions
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
@@ -36,19 +35,7 @@ LIST = "coco_eval.csv"
 COLUMNS = ("id", "query_regions", "query_class", "classes")
 PROMPT = "a photo of [*] and {object} and {others}"
 TEXT = "a photo of {object} and {others}"
-ENDINGS = {
-    "paper": "without other classes the text ends in `and ` (published)",
-    "clean": "without other classes the last `and ` is left out",
-}
 CUTOFFS = (1, 5, 10, 50, 100)
-
-
-@dataclass(frozen=True)
-class COCOOptions:
-    ending: str = variant("paper", ENDINGS, "prompt of a query without other classes")
-
-    def __post_init__(self):
-        check_variants(self)
 
 
 @dataclass(frozen=True)

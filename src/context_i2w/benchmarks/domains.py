@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from context_i2w.benchmarks import imagenet
 from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, plain
+from context_i2w.benchmarks.options import NoVariants
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
@@ -30,11 +31,6 @@ from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import domain_recall_and_precision, mean_average_precision
 
 PROMPT, TEXT = "a {word} of [*]", "{word}"
-
-
-@dataclass(frozen=True)
-class DomainOptions:
-    """The protocol has no variants in the literature."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +68,9 @@ class Image(NamedTuple):
     label: str
 
 
-def load(kind: DomainSet, data_root: str | os.PathLike, options: DomainOptions | None = None) -> Benchmark:
-    """Raises UserError if a list is missing or a line of it can't be read."""
+def load(mode: str, data_root: str | os.PathLike, options: NoVariants | None = None) -> Benchmark:
+    """The data set of that `--eval-mode`. Raises UserError if a list is missing or a line of it can't be read."""
+    kind = SETS[mode]
     if kind.mode == "imagenet-r-all" and not _has_folder(data_root, kind):
         queries = database = _from_imagenet(data_root)
         source = "those of imgnet"

@@ -5,7 +5,7 @@ Files (`json/` in place of `captions/` in Pic2Word's layout; images .png or .jpg
     fashion-iq/image_splits/split.{dress,shirt,toptee}.val.json
     fashion-iq/images/
 The reference image stays in the ranking. Papers disagree on the captions' order, the gallery and the image
-preparation; each way is a named variant, and numbers under different ones do not compare.
+preparation; each way is a named and numbers under different ones do not compare.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from context_i2w.benchmarks.base import (
     REMEDY,
     Benchmark,
     QueryGroup,
-    check_variants,
     find_file,
     find_folders,
     index_of,
     read_entries,
     read_json,
-    variant,
 )
+from context_i2w.benchmarks.options import CAPTIONS, FASHION_PROMPTS, GALLERIES, GARMENTS, VIEWS, FashionIQOptions
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
@@ -36,33 +35,8 @@ from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_at
 
 FOLDERS = ("fashion-iq", "fashionIQ", "fashioniq_dataset")
-GARMENTS = ("dress", "shirt", "toptee")
 SUFFIXES = (".png", ".jpg", ".jpeg")  # in order of preference where an image is there twice
 CUTOFFS = (1, 5, 10, 50, 100)
-SOURCES = {"all": "the three garments and their mean"} | {garment: f"{garment} only" for garment in GARMENTS}
-CAPTIONS = {
-    "reversed": "one text, second caption first (the paper)",
-    "forward": "one text, first caption first",
-    "both-orders": "both orders, their features averaged (SEARLE, LinCIR)",
-}
-GALLERIES = {"split": "the whole split", "val-pairs": "references and targets only (higher numbers)"}
-VIEWS = {"centre": "shorter side resized, centre crop", "pad": "padded to a ratio of 1.25, then the same"}
-PROMPTS = {
-    "paper": "a photo of [*] , {first} and {second}",
-    "that": "a photo of [*] that {first} and {second}",
-}
-
-
-@dataclass(frozen=True)
-class FashionIQOptions:
-    source: str = variant("all", SOURCES, "garments")
-    captions: str = variant("reversed", CAPTIONS, "how the two captions are joined")
-    gallery: str = variant("split", GALLERIES, "images that are ranked")
-    image: str = variant("centre", VIEWS, "preparation of images")
-    prompt: str = variant("paper", PROMPTS, "prompt; `that` is SEARLE's and LinCIR's")
-
-    def __post_init__(self):
-        check_variants(self)
 
 
 @dataclass(frozen=True)
@@ -81,7 +55,7 @@ def load(data_root: str | os.PathLike, options: FashionIQOptions | None = None) 
     groups = [_group(garment, files, known, options) for garment, files in located.items()]
     protocol = {
         "source": options.source,
-        "prompt": PROMPTS[options.prompt],
+        "prompt": FASHION_PROMPTS[options.prompt],
         "prompt variant": options.prompt,
         "captions": f"{options.captions}: {CAPTIONS[options.captions]}",
         "gallery": f"{options.gallery}: {GALLERIES[options.gallery]}, reference not removed",
@@ -158,7 +132,7 @@ def _texts(entry: dict[str, Any], number: int, path: Path, options: FashionIQOpt
     captions = entry["captions"]
     if len(captions) != 2 or not all(isinstance(caption, str) for caption in captions):
         raise UserError(f"{path}: entry {number}: two captions are expected, found {captions!r}; {REMEDY}")
-    prompt = PROMPTS[options.prompt]
+    prompt = FASHION_PROMPTS[options.prompt]
     if options.captions == "both-orders":
         captions = [caption.strip(".?, ") for caption in captions]
     forward = fill(prompt, first=captions[0], second=captions[1])

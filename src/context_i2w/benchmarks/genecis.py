@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,11 @@ from context_i2w.benchmarks.base import (
     REMEDY,
     Benchmark,
     QueryGroup,
-    check_variants,
     find_file,
     find_folders,
     read_entries,
-    variant,
 )
-from context_i2w.benchmarks.cirr import PROMPTS
+from context_i2w.benchmarks.options import PROMPTS, GeneCISOptions
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
@@ -40,14 +37,6 @@ TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 DILATION = 0.7
 CUTOFFS = (1, 2, 3)
 GENOME_FOLDERS = ("VG_100K", "VG_100K_2", "VG_100K_all", "visual_genome/VG_100K", "visual_genome/VG_100K_2")
-
-
-@dataclass(frozen=True)
-class GeneCISOptions:
-    prompt: str = variant("paper", PROMPTS, "prompt; `that` is SEARLE's and LinCIR's")
-
-    def __post_init__(self):
-        check_variants(self)
 
 
 def load(data_root: str | os.PathLike, options: GeneCISOptions | None = None) -> Benchmark:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +18,10 @@ from context_i2w.benchmarks.base import (
     REMEDY,
     Benchmark,
     QueryGroup,
-    check_variants,
     find_file,
     find_folders,
-    variant,
 )
-from context_i2w.benchmarks.cirr import PROMPTS
+from context_i2w.benchmarks.options import PROMPTS, ICIROptions
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
@@ -32,14 +29,6 @@ from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import mean_average_precision_by_instance
 
 FOLDERS = ("icir",)
-
-
-@dataclass(frozen=True)
-class ICIROptions:
-    prompt: str = variant("paper", PROMPTS, "prompt; none is published for pseudo-words")
-
-    def __post_init__(self):
-        check_variants(self)
 
 
 class Line(NamedTuple):

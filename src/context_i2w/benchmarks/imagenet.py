@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_folders
+from context_i2w.benchmarks.options import NoVariants
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
@@ -35,18 +36,13 @@ QUERY_LIST, TARGET_LIST = "imgnet_real_query.txt", "imgnet_targets.txt"
 
 
 @dataclass(frozen=True)
-class ImageNetOptions:
-    """The protocol has no variants in the literature."""
-
-
-@dataclass(frozen=True)
 class LabelledImages:
     names: list[str]  # relative to the data root
     paths: list[str]
     labels: torch.Tensor  # [n] int64
 
 
-def load(data_root: str | os.PathLike, options: ImageNetOptions | None = None) -> Benchmark:
+def load(data_root: str | os.PathLike, options: NoVariants | None = None) -> Benchmark:
     """10,000 queries and 16,983 gallery images in the public data. Raises UserError."""
     queries, gallery, source = read_sets(data_root)
     ceilings = {}

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from context_i2w.benchmarks.base import Benchmark, QueryGroup
+from context_i2w.benchmarks.options import PREPARATIONS, PROTOCOLS
 from context_i2w.model.images import ImageSource
-
-PREPARATIONS = {
-    "centre": "shorter side resized, centre crop",
-    "pad": "padded in black to a ratio of 1.25, then shorter side resized, centre crop (SEARLE's default)",
-    "rgb-first": "RGB first, shorter side resized, centre crop with its offset rounded down (LinCIR's default)",
-}
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """options: of the benchmarks that have them. preparation: of whole images. dollar: see Benchmark."""
-
-    preparation: str = "centre"
-    dollar: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
-_THEIRS = {"prompt": "that", "captions": "both-orders"}
-PROTOCOLS = {
-    "ours": Protocol(),
-    "searle": Protocol("pad", "first", _THEIRS),
-    "lincir": Protocol("rgb-first", "every", _THEIRS),
-}
 
 
 def under(benchmark: Benchmark, name: str, preparation: str | None = None) -> Benchmark:

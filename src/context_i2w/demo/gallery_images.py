@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from context_i2w.benchmarks import BENCHMARKS, check_images_exist
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.base import check_images_exist
 from context_i2w.benchmarks.fashioniq import FashionIQOptions
 from context_i2w.search.files import Files, files_of_folder, files_of_list
 

@@ -1,132 +1,154 @@
-"""The command line of `src/eval_retrieval.py`."""
+"""The options of src/eval_retrieval.py. Imports nothing that takes time."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, make_dataclass
 from typing import Any
 
-from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.benchmarks.protocols import PREPARATIONS, PROTOCOLS
-from context_i2w.command_line import Parser
+from context_i2w.benchmarks.options import BENCHMARKS, PREPARATIONS, PROTOCOLS
+from context_i2w.command_line import OptionError, Options, flat, key_of, nested, option, parse
 from context_i2w.errors import UserError
-from context_i2w.model.queries import DEFAULT_METHODS, FORMS
+from context_i2w.model.queries import DEFAULT_METHODS, FORMS, parse_method
 
 ALL = "all"  # in place of a benchmark
 
 
-def make_parser(description: str) -> Parser:
-    parser = Parser(description=description, allow_abbrev=False)
-    parser.add_argument(
-        "--eval-mode", "--eval_mode", required=True, choices=[*BENCHMARKS, ALL], metavar="TASK",
-        help="benchmark: " + ", ".join(BENCHMARKS) + f"; {ALL}: those at hand",
+@dataclass(frozen=True)
+class ModelChoice(Options):
+    """Which mappers, and which CLIP where they don't say."""
+
+    resume: tuple[str, ...] = option(
+        (), "checkpoint of ours or of the published code, a run's or a shared folder, or a hub id; several for a row "
+        "each. Left out: the newest run under logs/, else the shipped toy checkpoint",
+        metavar="CKPT",
     )  # fmt: skip
-    _add_model(parser.add_argument_group("model"))
-    _add_methods(parser.add_argument_group("rows"))
-    _add_data(parser.add_argument_group("data and protocol"))
-    _add_machine(parser.add_argument_group("machine"))
-    _add_output(parser.add_argument_group("output"))
-    return parser
+    openai_pretrained: bool = option(False, "CLIP weights of OpenAI, if CKPT names none")
+    model: str | None = option(None, "CLIP model, e.g. ViT-L/14; left out: the one the checkpoint belongs to")
+    pretrained: str | None = option(None, "open_clip tag or local file of CLIP's weights", metavar="TAG|FILE")
+    trust_code: bool = option(False, "import the mapper of somebody's own that CKPT names by path")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.openai_pretrained and self.pretrained not in (None, "openai"):
+            raise UserError("--openai-pretrained and --pretrained exclude each other; leave one out")
+
+    @property
+    def weights(self) -> str | None:
+        return "openai" if self.openai_pretrained else self.pretrained
 
 
-def protocol_options(benchmark: str, arguments: argparse.Namespace, others: Mapping[str, str] | None = None) -> Any:
-    """The benchmark's own options from the command line, then from `others`, those that it has of them.
+@dataclass(frozen=True)
+class DeviceChoice(Options):
+    """What it runs on."""
 
-    Raises UserError for an option of another benchmark.
-    """
-    kind = BENCHMARKS[benchmark].options
-    known = {_flag(kind, field.name): field.name for field in fields(kind)}
-    chosen = {flag: value for flag, value in vars(arguments).items() if flag in _variants() and value is not None}
-    for flag in chosen:
-        if flag not in known:
-            raise UserError(f"--{flag.replace('_', '-')} has no meaning for --eval-mode {benchmark}")
-    given = {name: value for name, value in (others or {}).items() if name in known.values()}
-    return kind(**given | {known[flag]: value for flag, value in chosen.items()})
-
-
-def of_benchmark(benchmark: str, arguments: argparse.Namespace) -> argparse.Namespace:
-    """The arguments less the protocol options of other benchmarks, for a run over several."""
-    own = {_flag(BENCHMARKS[benchmark].options, field.name) for field in fields(BENCHMARKS[benchmark].options)}
-    kept = {flag: value for flag, value in vars(arguments).items() if flag not in _variants() or flag in own}
-    return argparse.Namespace(**kept)
-
-
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--resume", action="append", metavar="CKPT",
-        help="checkpoint of ours or of the published code, or a run's folder; repeat it for a row each. "
-        "Default: the newest run under logs/, else the shipped toy checkpoint",
-    )  # fmt: skip
-    group.add_argument("--openai-pretrained", action="store_true", help="CLIP weights of OpenAI, if CKPT names none")
-    group.add_argument("--model", help="CLIP model, e.g. ViT-L/14; default: the one the checkpoint belongs to")
-    group.add_argument("--pretrained", metavar="TAG|FILE", help="open_clip tag or local file of CLIP's weights")
-
-
-def _add_methods(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--methods", nargs="+", metavar="METHOD", default=list(DEFAULT_METHODS), action=_Methods,
-        help="how queries are formed, a row each, apart by blanks or commas: " + ", ".join(FORMS),
-    )  # fmt: skip
-
-
-class _Methods(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, [name for value in values for name in value.split(",") if name])
-
-
-def _add_data(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--data-root", help="folder of the benchmarks (default: data, data/toy/test for a toy checkpoint)"
+    gpu: int | None = option(None, "number of the GPU (leave it out on a machine without)", metavar="N", at_least=0)
+    device: str | None = option(None, "torch device, e.g. cuda:1, cpu, mps; left out: a GPU if there is one")
+    batch_size: int = option(64, "images per vision pass", at_least=1)
+    workers: int | None = option(
+        None, "processes that read images; left out: by the machine's cores", at_least=0, at_most=512
     )
-    group.add_argument(
-        "--protocol", choices=list(PROTOCOLS),
-        help="whose prompts, captions, image preparation and rule for a second `$` (default: as the checkpoint's "
-        "file tells, else ours)",
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.gpu is not None and self.device is not None:
+            raise UserError("--gpu and --device exclude each other; leave one out")
+
+
+@dataclass(frozen=True)
+class RowOptions(Options):
+    """How queries are formed and whose evaluation it is."""
+
+    methods: tuple[str, ...] = option(
+        DEFAULT_METHODS, "how queries are formed, a row each: " + ", ".join(FORMS), metavar="METHOD", commas=True
+    )
+    intervals: bool = option(False, "95 % bootstrap intervals over queries")
+    protocol: str | None = option(
+        None, "whose prompts, captions, image preparation and rule for a second `$`; left out: as the checkpoint's "
+        "file tells, else ours", choices=tuple(PROTOCOLS),
     )  # fmt: skip
-    group.add_argument(
-        "--preparation", choices=list(PREPARATIONS),
-        help="of whole images, in place of the protocol's. "
-        + "; ".join(f"{name}: {text}" for name, text in PREPARATIONS.items()),
+    preparation: str | None = option(None, "of whole images, in place of the protocol's", choices=PREPARATIONS)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for method in self.methods:
+            parse_method(method)
+
+
+@dataclass(frozen=True)
+class OutputOptions(Options):
+    """What is written."""
+
+    output: str | None = option(None, "every number, protocol, hashes and versions", metavar="FILE.json")
+    rankings: str | None = option(
+        None, "the top 50 of every query and row, and its scores, which scripts/compare.py compares",
+        metavar="FILE.jsonl",
     )  # fmt: skip
-    for flag, (benchmark, field) in _variants().items():
-        choices = field.metadata["choices"]
-        meaning = "; ".join(f"{name}: {text.replace('%', '%%')}" for name, text in choices.items())
-        group.add_argument(
-            "--" + flag.replace("_", "-"), choices=list(choices), default=None,
-            help=f"{benchmark}: {field.metadata['about']} (default: {field.default}). {meaning}",
-        )  # fmt: skip
-
-
-def _add_machine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (leave it out on a machine without)")
-    group.add_argument("--device", help="torch device, e.g. cuda:1, cpu, mps (default: a GPU if there is one)")
-    group.add_argument("--batch-size", type=int, default=64, help="images per vision pass")
-    group.add_argument("--workers", type=int, help="processes that read images (default: by the machine's cores)")
-    group.add_argument("--precision", choices=["fp32", "amp"], default="fp32", help="amp: mixed")
-    group.add_argument("--feature-cache", metavar="DIR", help="keep image embeddings here; later runs read them")
-
-
-def _add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", metavar="FILE.json", help="every number, protocol, hashes and versions")
-    group.add_argument(
-        "--rankings", metavar="FILE.jsonl",
-        help="the top 50 of every query and row, and its scores, which scripts/compare.py compares",
-    )  # fmt: skip
-    group.add_argument("--intervals", action="store_true", help="95 %% bootstrap intervals over queries")
-    group.add_argument(
-        "--submission-dir",
-        metavar="DIR",
-        help="for tests without answers, cirr_test above all (default: submissions)",
+    submission_dir: str | None = option(
+        None, "for tests without answers, cirr_test above all; left out: submissions", metavar="DIR"
     )
 
 
-def _variants() -> dict[str, tuple[str, Any]]:
-    """Flag -> (benchmark, dataclass field) of every protocol variant."""
-    kinds = {kind.options: name for name, kind in reversed(BENCHMARKS.items())}
-    return {_flag(kind, field.name): (name, field) for kind, name in kinds.items() for field in fields(kind)}
+@dataclass(frozen=True)
+class EvaluationSettings(Options):
+    """Everything that makes an evaluation but the benchmarks' own protocols."""
+
+    eval_mode: str = option(
+        "", f"benchmark: {', '.join(BENCHMARKS)}; {ALL}: those at hand; or your own, my_file.py:MyBenchmark",
+        metavar="TASK", required=True,
+    )  # fmt: skip
+    model: ModelChoice = nested(ModelChoice, "model")
+    rows: RowOptions = nested(RowOptions, "rows")
+    data_root: str | None = option(None, "folder of the benchmarks; left out: data, for a toy checkpoint data/toy/test")
+    machine: DeviceChoice = nested(DeviceChoice, "machine")
+    precision: str = option("fp32", "amp: mixed", choices=("fp32", "amp"))
+    embedding_cache: str | None = option(
+        None, "keep image embeddings here; later runs read them", also=("--feature-cache",), metavar="DIR"
+    )
+    out: OutputOptions = nested(OutputOptions, "output")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.eval_mode not in BENCHMARKS and self.eval_mode != ALL and ":" not in self.eval_mode:
+            known = f"known are {', '.join(BENCHMARKS)}, {ALL}, or your own, my_file.py:MyBenchmark"
+            raise OptionError("eval_mode", self.eval_mode, f"unknown; {known}")
 
 
-def _flag(kind: type, field: str) -> str:
-    """`source` keeps its published name; other variants bear the benchmark's name."""
-    return field if field == "source" else f"{kind.__name__.removesuffix('Options').lower()}_{field}"
+@dataclass(frozen=True)
+class Evaluation:
+    """The settings, and what was given of the benchmarks' protocols, by key."""
+
+    settings: EvaluationSettings
+    variants: Mapping[str, Any]
+
+    def options(self, benchmark: str, others: Mapping[str, str]) -> Any:
+        """The benchmark's own options: those given, else those of `others` that it has, else its defaults."""
+        kind = BENCHMARKS[benchmark].options
+        given = {spec.name: others[spec.name] for spec in fields(kind) if spec.name in others}
+        given |= {spec.name: self.variants[key_of(spec)] for spec in fields(kind) if key_of(spec) in self.variants}
+        return kind(**given)
+
+
+def parse_evaluation(argv: Sequence[str] | None, description: str) -> Evaluation:
+    """From the command line; one line and exit status 2 for an error, an option of another benchmark among them."""
+    kinds = list(dict.fromkeys(kind.options for kind in BENCHMARKS.values()))
+    parts = [(kind.__name__, kind, nested(kind, "protocols of benchmarks")) for kind in kinds]
+    both = make_dataclass("Both", [("settings", EvaluationSettings, nested(EvaluationSettings)), *parts], frozen=True)
+    given: dict[str, Any] = {}
+
+    def remember(values: Mapping[str, Any]) -> dict[str, Any]:
+        given.update(values)
+        return {}
+
+    prog = "python src/eval_retrieval.py"
+    settings = parse(both, argv, prog=prog, description=description, recipe=remember, checked=_check).settings
+    return Evaluation(settings, {key: value for key, value in given.items() if key not in flat(settings)})
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """Raises OptionError for an option of another benchmark than the one that is asked for."""
+    mode = given.get("eval_mode", "")
+    own = {key_of(spec) for spec in fields(BENCHMARKS[mode].options)} if mode in BENCHMARKS else set()
+    every = {key_of(spec) for kind in BENCHMARKS.values() for spec in fields(kind.options)}
+    for key in sorted(given.keys() & every - own if mode != ALL else ()):
+        raise OptionError(key, given[key], f"it has no meaning for --eval-mode {mode}")

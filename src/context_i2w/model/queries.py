@@ -19,18 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from typing import TYPE_CHECKING, NamedTuple
 
 from context_i2w.errors import UserError
+
+if TYPE_CHECKING:  # the command line knows the methods without torch
+    from torch import Tensor
 
 IMAGE_ALONE = "a photo of [*]"  # the prompt of t(I)
 # t(I) with the token of (I, P), and with that of (I, IMAGE_ALONE); the names of the vectors that need a mapper.
 OF_MAPPER = ("composed", "alone", "alone:plain")
-Vectors = Mapping[str, Tensor]  # name -> unit rows [Q, E]
+Vectors = Mapping[str, "Tensor"]  # name -> unit rows [Q, E]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class WeightedSum:
         return frozenset().union(*(part.needs for _, part in self.terms))
 
     def __call__(self, vectors: Vectors) -> Tensor:
-        return normalize(sum(weight * part(vectors) for weight, part in self.terms), dim=-1)
+        return _unit(sum(weight * part(vectors) for weight, part in self.terms))
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,23 @@ class Slerp:
     needs = frozenset(["image", "text"])
 
     def __call__(self, vectors: Vectors) -> Tensor:
+        import torch
+
         image, text = vectors["image"], vectors["text"]
         angle = (image * text).sum(-1, keepdim=True).clamp(-1, 1).acos()
         near, sine = angle.sin() < 1e-4, angle.sin().clamp(min=1e-4)
         of_image = torch.where(near, 1 - self.weight, ((1 - self.weight) * angle).sin() / sine)
         of_text = torch.where(near, self.weight, (self.weight * angle).sin() / sine)
-        return normalize(of_image * image + of_text * text, dim=-1)
+        return _unit(of_image * image + of_text * text)
 
 
 Query = Vector | WeightedSum | Slerp
+
+
+def _unit(rows: Tensor) -> Tensor:
+    from torch.nn.functional import normalize
+
+    return normalize(rows, dim=-1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from context_i2w.benchmarks import BENCHMARKS, Benchmark
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.base import Benchmark
 from context_i2w.errors import UserError
 from context_i2w.files import write_text
 from context_i2w.model.images import BrokenImage, open_image
