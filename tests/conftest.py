@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 # Two test processes share the cores; threads that wait for one another would cost far more than they give. Before
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from context_i2w.checkpoints.published import ours_from_published, parse_published
+from context_i2w.files import locked
 from context_i2w.model.clip_weights import clip_from_openai_state, load_state
 from context_i2w.model.mappers import ContextI2W
 
@@ -66,3 +68,16 @@ def golden_mapper(golden_clip, golden_mapper_state):
 @pytest.fixture(scope="session")
 def golden_step():
     return load_file(GOLDEN / "step_small.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_data(tmp_path_factory, worker_id) -> Path:
+    """The data root of the small benchmarks, unpacked once for all test processes; read only."""
+    session = tmp_path_factory.getbasetemp()
+    folder = (session if worker_id == "master" else session.parent) / "golden_data"
+    with locked(folder.with_suffix(".lock")):
+        if not folder.exists():
+            unpacked = folder.with_suffix(".part")
+            shutil.unpack_archive(GOLDEN / "benchmarks.zip", unpacked)
+            unpacked.rename(folder)
+    return folder

@@ -19,8 +19,6 @@ from context_i2w.errors import UserError
 from context_i2w.model.prompts import readable
 from context_i2w.ranking.exact import Ranking
 
-DATA = Path(__file__).parents[1] / "golden" / "benchmarks" / "data"
-
 
 def load(name, root, options=None):
     benchmark = BENCHMARKS[name].load(root, options)
@@ -50,8 +48,8 @@ def content(benchmark, root):
 
 
 @pytest.fixture
-def root(tmp_path):
-    return Path(shutil.copytree(DATA, tmp_path / "data"))
+def root(tmp_path, golden_data):
+    return Path(shutil.copytree(golden_data, tmp_path / "data"))
 
 
 def as_official_cirr(root):
@@ -72,25 +70,25 @@ def as_nested_cirr(root):
 
 @pytest.mark.parametrize("layout", [as_official_cirr, as_nested_cirr])
 @pytest.mark.parametrize("name", ["cirr", "cirr_test"])
-def test_cirr_layouts(root, layout, name):
-    expected = content(load(name, DATA), DATA)
+def test_cirr_layouts(root, layout, name, golden_data):
+    expected = content(load(name, golden_data), golden_data)
     layout(root)
     assert content(load(name, root), root) == expected
 
 
-def test_fashion_layouts(root):
-    expected = content(load("fashion", DATA), DATA)
+def test_fashion_layouts(root, golden_data):
+    expected = content(load("fashion", golden_data), golden_data)
     (root / "fashion-iq").rename(root / "fashionIQ")
     (root / "fashionIQ" / "json").rename(root / "fashionIQ" / "captions")
     assert content(load("fashion", root), root) == expected
 
 
-def test_fashion_images_of_any_suffix_are_found(root):
+def test_fashion_images_of_any_suffix_are_found(root, golden_data):
     folder = root / "fashion-iq" / "images"
     for number, path in enumerate(sorted(folder.iterdir())):
         path.rename(path.with_suffix((".jpg", ".JPG", ".jpeg", ".PNG")[number % 4]))
     groups = load("fashion", root).groups
-    assert [g.gallery_names for g in groups] == [g.gallery_names for g in load("fashion", DATA).groups]
+    assert [g.gallery_names for g in groups] == [g.gallery_names for g in load("fashion", golden_data).groups]
 
 
 def test_imagenet_folders_give_the_sets_of_the_lists(root):
@@ -109,8 +107,8 @@ def named(group, indices):
     return {group.gallery_names[index] for index in indices}
 
 
-def test_imagenet_ceilings_are_in_the_protocol():
-    protocol = load("imgnet", DATA).protocol
+def test_imagenet_ceilings_are_in_the_protocol(golden_data):
+    protocol = load("imgnet", golden_data).protocol
     assert set(protocol["ceiling"]) == {"cartoon", "origami", "toy", "sculpture"}
     assert protocol["ceiling"]["origami"]["R@10"] == pytest.approx(42.5, abs=0.001)  # 17 of 40 have a positive
 
@@ -124,21 +122,21 @@ def test_imagenet_ceilings_are_in_the_protocol():
         ("imgnet", "a cartoon of <||>", "a cartoon of "),
     ],
 )
-def test_prompts(name, prompt, text):
-    group = load(name, DATA).groups[0]
+def test_prompts(name, prompt, text, golden_data):
+    group = load(name, golden_data).groups[0]
     plain = [re.sub("<.*?>", "<||>", readable(shown).replace("[*]", "<||>")) for shown in group.prompts[0]]
     assert plain == [prompt]
     assert group.texts[0] == (group.prompts[0] if text is None else (text,))
 
 
-def test_cirr_that_prompt():
-    group = load("cirr", DATA, CIRROptions(prompt="that")).groups[0]
+def test_cirr_that_prompt(golden_data):
+    group = load("cirr", golden_data, CIRROptions(prompt="that")).groups[0]
     assert readable(group.prompts[0][0]) == "a photo of [*] that Put dog on the grass."
 
 
-def test_fashion_variants():
+def test_fashion_variants(golden_data):
     def prompts(**options):
-        return load("fashion", DATA, FashionIQOptions(source="dress", **options)).groups[0]
+        return load("fashion", golden_data, FashionIQOptions(source="dress", **options)).groups[0]
 
     first, second = "is longer , lace and more formal", "is solid black"
     forward, backward = (f"a photo of [*] , {a} and {b}" for a, b in ((first, second), (second, first)))
@@ -148,15 +146,15 @@ def test_fashion_variants():
     }
     assert shown == {"reversed": (backward,), "forward": (forward,), "both-orders": (forward, backward)}
     pairs = prompts(gallery="val-pairs")
-    entries = json.loads((DATA / "fashion-iq/json/cap.dress.val.json").read_text())
+    entries = json.loads((golden_data / "fashion-iq/json/cap.dress.val.json").read_text())
     assert set(pairs.gallery_names) == {entry[key] for entry in entries for key in ("candidate", "target")}
     assert [pairs.gallery_names[p[0]] for p in pairs.positives] == [entry["target"] for entry in entries]
     assert {source.view for source in prompts(image="pad").gallery} == {"pad"}
 
 
-def test_coco_without_other_classes():
+def test_coco_without_other_classes(golden_data):
     def texts(ending):
-        group = load("coco", DATA, COCOOptions(ending=ending)).groups[0]
+        group = load("coco", golden_data, COCOOptions(ending=ending)).groups[0]
         row = group.query_ids.index("000000014713.jpg")
         return readable(group.prompts[row][0]), group.texts[row][0]
 
@@ -164,8 +162,8 @@ def test_coco_without_other_classes():
     assert texts("clean") == ("a photo of [*] and horse", "a photo of horse")
 
 
-def test_coco_box_is_truncated_and_squashed():
-    source = load("coco", DATA).groups[0].references[0]
+def test_coco_box_is_truncated_and_squashed(golden_data):
+    source = load("coco", golden_data).groups[0].references[0]
     assert (source.box, source.view) == ((51, 50, 110, 121), "square")
 
 

@@ -1,7 +1,8 @@
 """End to end against the published implementation: `src/eval_retrieval.py` on small benchmarks.
 
-`tests/golden/benchmarks/` holds a data root in the genuine formats, odd images and captions included, and
-what the published code reports on it. The checkpoint is put together in the published file format.
+`tests/golden/benchmarks.zip` holds a data root in the genuine formats, odd images and captions included;
+`tests/golden/benchmarks/` what the published code reports on it. The checkpoint is put together in the published file
+format.
 """
 
 import json
@@ -38,13 +39,13 @@ def checkpoint(tmp_path_factory, golden_clip_state, golden_mapper_state):
 
 
 @pytest.fixture(scope="module")
-def run(checkpoint, tmp_path_factory):
+def run(checkpoint, golden_data, tmp_path_factory):
     """Evaluates one mode through the script, once; gives the JSON and the rankings."""
     finished = {}
 
     def evaluate(mode: str, folder: Path):
         command = ["--openai-pretrained", "--eval-mode", mode, "--resume", str(checkpoint), "--device", "cpu"]
-        command += ["--data-root", str(FOLDER / "data")]
+        command += ["--data-root", str(golden_data)]
         command += ["--output", str(folder / "out.json"), "--rankings", str(folder / "out.jsonl")]
         if mode == "cirr_test":
             command += ["--submission-dir", str(folder / "submission")]
@@ -149,12 +150,12 @@ def test_cirr_submission(run, row):
             assert_same_lists([found[pair]], [names], {"0": near_ties.get(pair, [])})
 
 
-def test_cirr_subset_submission(run):
+def test_cirr_subset_submission(run, golden_data):
     run("cirr_test")
     folder = run.folders["cirr_test"] / "submission"
     whole = json.loads((folder / "cirr_test_composed_recall.json").read_text())
     found = json.loads((folder / "cirr_test_composed_recall_subset.json").read_text())
-    entries = json.loads((FOLDER / "data/cirr/captions/cap.rc2.test1.json").read_text())
+    entries = json.loads((golden_data / "cirr/captions/cap.rc2.test1.json").read_text())
     assert (found["version"], found["metric"]) == ("rc2", "recall_subset")
     for entry in entries:
         names = found[str(entry["pairid"])]

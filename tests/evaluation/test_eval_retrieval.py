@@ -12,8 +12,6 @@ from context_i2w.checkpoints.find import LAST
 from context_i2w.evaluation.setup import choose_checkpoints, row_names
 from context_i2w.model.queries import RECOMMENDED
 
-DATA = Path(__file__).parents[1] / "golden" / "benchmarks" / "data"
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, golden_clip_state, golden_mapper_state):
@@ -38,10 +36,10 @@ def refused(capsys):
     return run
 
 
-def test_both_spellings_and_published_flags(checkpoint, tmp_path, capsys):
+def test_both_spellings_and_published_flags(checkpoint, tmp_path, capsys, golden_data):
     output = tmp_path / "out.json"
     arguments = ["--openai-pretrained", "--resume", checkpoint, "--eval_mode", "fashion", "--source", "dress"]
-    arguments += ["--data-root", DATA, "--output", output, "--batch-size", 16, "--workers", 0, "--device", "cpu"]
+    arguments += ["--data-root", golden_data, "--output", output, "--batch-size", 16, "--workers", 0, "--device", "cpu"]
     eval_retrieval.main([str(argument) for argument in arguments])
     content = json.loads(output.read_text())
     assert list(content["results"]) == ["dress"]
@@ -51,10 +49,10 @@ def test_both_spellings_and_published_flags(checkpoint, tmp_path, capsys):
     assert "dress composed" in capsys.readouterr().out
 
 
-def test_several_checkpoints_give_a_row_each(checkpoint, tmp_path):
+def test_several_checkpoints_give_a_row_each(checkpoint, tmp_path, golden_data):
     copy, output = tmp_path / "other.pt", tmp_path / "out.json"
     copy.write_bytes(checkpoint.read_bytes())
-    arguments = ["--resume", checkpoint, "--resume", copy, "--eval-mode", "imgnet", "--data-root", DATA]
+    arguments = ["--resume", checkpoint, "--resume", copy, "--eval-mode", "imgnet", "--data-root", golden_data]
     eval_retrieval.main([str(argument) for argument in [*arguments, "--output", output, "--device", "cpu"]])
     content = json.loads(output.read_text())
     rows = content["results"]["mean"]
@@ -115,18 +113,20 @@ def test_unknown_device(refused):
     assert "--device warp" in refused("--eval-mode", "cirr", "--device", "warp")
 
 
-def test_model_that_contradicts_the_checkpoint(refused, checkpoint):
-    line = refused("--eval-mode", "cirr", "--resume", checkpoint, "--model", "ViT-L/14", "--data-root", DATA)
+def test_model_that_contradicts_the_checkpoint(refused, checkpoint, golden_data):
+    line = refused("--eval-mode", "cirr", "--resume", checkpoint, "--model", "ViT-L/14", "--data-root", golden_data)
     assert "contradicts" in line
 
 
-def test_option_of_another_benchmark(refused, checkpoint):
-    line = refused("--eval-mode", "cirr", "--source", "dress", "--resume", checkpoint, "--data-root", DATA)
+def test_option_of_another_benchmark(refused, checkpoint, golden_data):
+    line = refused("--eval-mode", "cirr", "--source", "dress", "--resume", checkpoint, "--data-root", golden_data)
     assert "--source has no meaning for --eval-mode cirr" in line
 
 
-def test_submission_of_a_benchmark_with_answers(refused, checkpoint, tmp_path):
-    line = refused(*("--eval-mode", "cirr", "--resume", checkpoint, "--data-root", DATA, "--submission-dir", tmp_path))
+def test_submission_of_a_benchmark_with_answers(refused, checkpoint, tmp_path, golden_data):
+    line = refused(
+        *("--eval-mode", "cirr", "--resume", checkpoint, "--data-root", golden_data, "--submission-dir", tmp_path)
+    )
     assert "--submission-dir" in line
 
 

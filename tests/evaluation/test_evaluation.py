@@ -21,7 +21,6 @@ from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_and_precision_at, recall_at
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-DATA = GOLDEN / "benchmarks" / "data"
 TOLERANCE = 1e-5
 SMALL = json.loads((GOLDEN / "eval_small.json").read_text())
 
@@ -116,8 +115,8 @@ def test_golden_small_imagenet_metrics(small, row, domain):
     ("mode", "prefix"),
     [("cirr", "cirr"), ("cirr_test", "cirr_test"), ("coco", "coco"), ("fashion", "fashion_"), ("imgnet", "imgnet")],
 )
-def test_whole_benchmark_features(golden_clip, golden_mapper, published, mode, prefix):
-    benchmark = BENCHMARKS[mode].load(DATA, None)
+def test_whole_benchmark_features(golden_clip, golden_mapper, published, mode, prefix, golden_data):
+    benchmark = BENCHMARKS[mode].load(golden_data, None)
     encoded = encode(benchmark, golden_clip, {"composed": golden_mapper}, EncodingOptions(workers=0))
     for group in benchmark.groups:
         name = prefix + (group.name if mode == "fashion" else "")
@@ -127,9 +126,9 @@ def test_whole_benchmark_features(golden_clip, golden_mapper, published, mode, p
 
 
 @pytest.fixture
-def few(golden_mapper):
+def few(golden_mapper, golden_data):
     """FashionIQ's dresses with few queries, twice in two groups."""
-    group = BENCHMARKS["fashion"].load(DATA, FashionIQOptions(source="dress", captions="both-orders")).groups[0]
+    group = BENCHMARKS["fashion"].load(golden_data, FashionIQOptions(source="dress", captions="both-orders")).groups[0]
     count = 12
     group = replace(
         group,
@@ -137,7 +136,7 @@ def few(golden_mapper):
         positives=group.positives[:count],
         score=lambda ranking: recall_at(ranking.ranks(torch.arange(count)), (1, 10)),
     )
-    benchmark = BENCHMARKS["fashion"].load(DATA, FashionIQOptions(source="dress"))
+    benchmark = BENCHMARKS["fashion"].load(golden_data, FashionIQOptions(source="dress"))
     return replace(benchmark, groups=[group, replace(group, name="again")])
 
 

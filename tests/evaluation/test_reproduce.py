@@ -1,13 +1,9 @@
 """The paper's tables beside ours: differences, and what was not run."""
 
-from pathlib import Path
-
 from tests.checkpoints.test_checkpoints import published_file
 
 import reproduce
 from context_i2w.evaluation.paper_tables import ROWS, TABLES, compared
-
-DATA = Path(__file__).parents[1] / "golden" / "benchmarks" / "data"
 
 
 def test_every_table_has_a_figure_for_every_cell():
@@ -37,10 +33,12 @@ def test_cells():
     assert "not run / 11.5" in text
 
 
-def test_runs_what_is_there_and_says_what_is_not(tmp_path, golden_clip_state, golden_mapper_state, monkeypatch, capsys):
+def test_runs_what_is_there_and_says_what_is_not(
+    tmp_path, golden_clip_state, golden_mapper_state, monkeypatch, capsys, golden_data
+):
     checkpoint = published_file(tmp_path / "best.pt", golden_clip_state, golden_mapper_state)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "cirr").symlink_to(DATA / "cirr")
+    (tmp_path / "data" / "cirr").symlink_to(golden_data / "cirr")
     monkeypatch.chdir(tmp_path)
     reproduce.main(["--resume", str(checkpoint), "--device", "cpu"])
     text = (tmp_path / "reproduction.md").read_text()

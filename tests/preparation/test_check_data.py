@@ -11,13 +11,12 @@ import pytest
 from context_i2w.preparation import cc3m, data_check
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests" / "golden" / "benchmarks" / "data"
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, golden_data):
     """A copy of the small benchmarks that may be broken."""
-    shutil.copytree(GOLDEN, tmp_path / "data")
+    shutil.copytree(golden_data, tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -38,7 +37,7 @@ def test_published_sizes_are_told_apart(data, monkeypatch):
     assert finding.lines[0].endswith(", as published")
 
 
-def test_missing_and_broken_images_are_listed_in_full(data):
+def test_missing_and_broken_images_are_listed_in_full(data, golden_data):
     images = sorted((data / "fashion-iq" / "images").iterdir())
     images[0].unlink()
     images[1].write_bytes(images[1].read_bytes()[:40])
@@ -51,7 +50,7 @@ def test_missing_and_broken_images_are_listed_in_full(data):
     ]
     assert "2 images missing or broken" in finding.text()
     assert finding.next == "data/README.md, section FashionIQ"
-    shutil.copytree(GOLDEN / "fashion-iq" / "images", data / "fashion-iq" / "images", dirs_exist_ok=True)
+    shutil.copytree(golden_data / "fashion-iq" / "images", data / "fashion-iq" / "images", dirs_exist_ok=True)
     data_check.check_benchmark("fashion", data)
     assert not (data / "missing_fashion.txt").exists()
 

@@ -182,9 +182,9 @@ def test_stopped_run_goes_on_and_equals_an_unbroken_one(root):
     assert sorted(path.name for path in (root / "val2017_masked").iterdir()) == [q.file_name for q in queries]
 
 
-def test_equals_the_published_script_on_its_own_draws():
+def test_equals_the_published_script_on_its_own_draws(golden_data):
     """The list and the cut-outs that the published preparation made of a small COCO, drawn as it drew."""
-    golden = ROOT / "tests" / "golden" / "benchmarks" / "data" / "coco"
+    golden = golden_data / "coco"
     content = read(golden)
     expected = (golden / "coco_eval.csv").read_text()
     regions = {row["id"]: row["query_regions"].strip() for row in csv.DictReader(io.StringIO(expected))}
