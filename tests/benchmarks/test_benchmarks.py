@@ -14,7 +14,8 @@ from context_i2w.benchmarks.base import check_images_exist
 from context_i2w.benchmarks.circo import CIRCOOptions
 from context_i2w.benchmarks.cirr import CIRROptions
 from context_i2w.benchmarks.coco import COCOOptions
-from context_i2w.benchmarks.fashioniq import FashionIQOptions
+from context_i2w.benchmarks.fashioniq import FashionIQOptions, image_files
+from context_i2w.benchmarks.genecis import GeneCISOptions
 from context_i2w.errors import UserError
 from context_i2w.model.prompts import readable
 from context_i2w.ranking.exact import Ranking
@@ -211,18 +212,38 @@ def test_missing_folders_say_what_to_do(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "file", "broken", "message"),
     [
-        ("cirr", "cirr/captions/cap.rc2.val.json", "[{", "can't be read as JSON"),
-        ("cirr", "cirr/captions/cap.rc2.val.json", '[{"pairid": 1}]', "entry 0 has no usable 'reference'"),
+        ("cirr", "cirr/captions/cap.rc2.val.json", "[{", "not JSON"),
+        ("cirr", "cirr/captions/cap.rc2.val.json", '[{"pairid": 1}]', "[0] has no 'reference'"),
         ("cirr", "cirr/image_splits/split.rc2.val.json", '{"a": "./dev/a.png"}', "is not in the gallery"),
         ("fashion", "fashion-iq/json/cap.dress.val.json", "[]", "no entries"),
-        ("fashion", "fashion-iq/image_splits/split.dress.val.json", "{}", "a list of image names"),
+        ("fashion", "fashion-iq/image_splits/split.dress.val.json", "{}", "a list is expected"),
         ("coco", "coco/coco_eval.csv", "id,classes\n", "no column query_regions, query_class"),
         ("coco", "coco/coco_eval.csv", "id,query_regions,query_class,classes\na,1;2;3,b,c\n", "is not x1;y1;x2;y2"),
         ("imgnet", "imgnet/imgnet_targets.txt", "imgnet/a.jpg\n", "`path label` is expected"),
+        ("imgnet", "imgnet/imgnet_targets.txt", "imgnet/a.jpg ²\n", "`path label` is expected"),
+        ("imgnet", "imgnet/imgnet_targets.txt", "../a.jpg 1\n", "`path label` is expected"),
+        ("imgnet", "imgnet/imgnet_targets.txt", b"caf\xe9.jpg 1\n", "can't be read"),
+        ("cirr", "cirr/image_splits/split.rc2.val.json", '{"a": 3}', "a is 3, a file name inside the folder"),
+        ("cirr", "cirr/image_splits/split.rc2.val.json", '{"a": "../x.jpg"}', "a is '../x.jpg', a file name inside"),
+        ("cirr", "cirr/image_splits/split.rc2.val.json", "[" * 200_000, "not JSON"),
+        ("fashion", "fashion-iq/image_splits/split.dress.val.json", '["/x"]', "[0] is '/x', a file name inside"),
+        (
+            "coco",
+            "coco/coco_eval.csv",
+            b"id,query_regions,query_class,classes\n\xe9,1;2;3;4,b,c\n",
+            "line 2: not UTF-8",
+        ),
+        (
+            "coco",
+            "coco/coco_eval.csv",
+            "id,query_regions,query_class,classes\n../x.jpg,1;2;3;4,b,c\n",
+            "is no file name",
+        ),
+        ("coco", "coco/coco_eval.csv", "id,query_regions,query_class,classes\na,0;0;1e9;9,b,c\n", "is not x1;y1;x2;y2"),
     ],
 )
 def test_damaged_files_name_the_place(root, name, file, broken, message):
-    (root / file).write_text(broken)
+    (root / file).write_bytes(broken if isinstance(broken, bytes) else broken.encode())
     with pytest.raises(UserError) as caught:
         load(name, root)
     assert message in str(caught.value)
@@ -280,6 +301,62 @@ def test_circo_submission(circo_root):
     ranking = ranking_of(benchmark.groups[0], [0, 2, 1, 3])
     assert benchmark.submission(ranking) == {"test": {"0": [11, 33, 22, 44]}}
     assert benchmark.groups[0].score(ranking) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("annotations/val.json", {"gt_img_ids": []}, "id 0: gt_img_ids is empty"),
+        ("annotations/val.json", {"gt_img_ids": ["33"]}, "[0].gt_img_ids[0] is '33', a whole number"),
+        ("annotations/val.json", {"target_img_id": 55}, "id 0: image '55' is not in the gallery"),
+        ("COCO2017_unlabeled/annotations/image_info_unlabeled2017.json", {"images": [{"name": "x"}]}, "has no 'id'"),
+    ],
+)
+def test_circo_entries_are_checked(circo_root, file, change, message):
+    path = circo_root / "CIRCO" / file
+    content = json.loads(path.read_text())
+    (content[0] if isinstance(content, list) else content).update(change)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError) as caught:
+        load("circo", circo_root)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("inner", ["images", "nlvr2", "img_raw"])
+def test_cirr_images_are_found_where_people_put_them(root, inner):
+    (root / "cirr" / inner).mkdir()
+    (root / "cirr/dev").rename(root / "cirr" / inner / "dev")
+    check_images_exist(load("cirr", root))
+
+
+def test_webp_and_hidden_files(tmp_path):
+    for name in ("a.webp", "._a.png", "b.PNG", "b.webp"):
+        (tmp_path / name).touch()
+    assert {stem: Path(path).name for stem, path in image_files(tmp_path).items()} == {"a": "a.webp", "b": "b.PNG"}
+
+
+def test_the_object_tasks_need_no_attribute_lists(tmp_path):
+    small_images(tmp_path / "coco" / "val2017", [f"{i:012d}.jpg" for i in range(5)])
+    (tmp_path / "genecis").mkdir()
+    image = [{"val_image_id": i} for i in range(5)]
+    for task in ("focus_object", "change_object"):
+        entry = {"condition": "wall", "reference": image[0], "target": image[3], "gallery": image[1:3]}
+        (tmp_path / "genecis" / f"{task}.json").write_text(json.dumps([entry]))
+    groups = load("genecis", tmp_path, GeneCISOptions(tasks="object")).groups
+    assert [group.name for group in groups] == ["focus_object", "change_object"]
+    with pytest.raises(UserError, match=r"no GeneCIS focus_attribute.*--genecis-tasks object does without"):
+        load("genecis", tmp_path)
+
+
+@pytest.mark.parametrize("box", [[1, 2, 3], [0, 0, 1e9, 3], [0, 0, -1, 3], ["1", 2, 3, 4], [float("nan"), 1, 1, 1]])
+def test_boxes_that_nobody_means(tmp_path, box):
+    small_images(tmp_path / "genecis" / "VG_100K", ["7.jpg"])
+    part = {"image_id": 7, "instance_bbox": box}
+    entry = {"condition": "red", "reference": part, "target": part, "gallery": []}
+    (tmp_path / "genecis" / "focus_attribute.json").write_text(json.dumps([entry]))
+    with pytest.raises(UserError, match=r"focus_attribute\.json: .*(id or box|instance_bbox)"):
+        load("genecis", tmp_path, GeneCISOptions(tasks="attribute"))
 
 
 def test_genecis(tmp_path):

@@ -56,7 +56,7 @@ def test_report(tmp_path):
     assert report == cc3m.DownloadReport(4, 3, {"HTTP 404": 1})
     assert report.text() == "3 of 4 links answered (75.0 %); failures: HTTP 404: 1"
     (tmp_path / "train" / "00001_stats.json").write_text("{")
-    with pytest.raises(UserError, match="is damaged; delete it"):
+    with pytest.raises(UserError, match=r"not JSON .*; delete it"):
         cc3m.read_report(tmp_path / "train")
 
 
@@ -115,3 +115,28 @@ def test_shards_need_no_list(tmp_path):
     (tmp_path / "00000.tar").write_bytes(b"")
     with pytest.raises(UserError, match="shards need no list"):
         cc3m.make_list(tmp_path, tmp_path / "list.csv")
+
+
+def test_samples_that_are_none_have_no_caption(tmp_path):
+    part = tmp_path / "train" / "00000"
+    part.mkdir(parents=True)
+    contents = [
+        "[1]",
+        '{"caption": 3}',
+        '{"caption": "\\ud800"}',
+        "[" * 100_000,
+        '{"caption": "a\\ncup", "masked_title": 3}',
+    ]
+    for number, content in enumerate(contents):
+        (part / f"{number}.jpg").touch()
+        (part / f"{number}.json").write_text(content)
+    (part / "._0.jpg").touch()
+    assert cc3m.make_list(tmp_path / "train", tmp_path / "list.csv") == (1, 4)
+    assert [row["title"] for row in read_list(tmp_path / "list.csv")] == ["a cup"]
+
+
+def test_a_tab_in_googles_file_is_named(tmp_path):
+    (tmp_path / "g.tsv").write_text("a cup\thttp://x/1\na red\tcar\thttp://x/2\n")
+    with pytest.raises(UserError, match="line 2: 3 columns"):
+        cc3m.with_header(tmp_path / "g.tsv", tmp_path / "h.tsv")
+    assert not (tmp_path / "h.tsv").exists()

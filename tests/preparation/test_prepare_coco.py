@@ -222,7 +222,7 @@ def test_wrong_annotation_files_are_refused(tmp_path):
     path = tmp_path / "instances.json"
     with pytest.raises(UserError, match="is missing"):
         coco.read_annotations(path)
-    for content, words in (("{", "cannot be read"), ("[1]", "no COCO instances file")):
+    for content, words in (("{", "not JSON"), ("[1]", "no COCO instances file")):
         path.write_text(content)
         with pytest.raises(UserError, match=words):
             coco.read_annotations(path)
@@ -243,3 +243,52 @@ def test_script_keeps_lists_made_otherwise(root):
     assert "3 cut-outs written" in run("--seed", "1", "--overwrite").stdout
     (root / "coco_eval.json").unlink()
     assert "something else" in run("--seed", "1").stderr
+
+
+INSTANCES = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 30, "height": 20}],
+    "annotations": [
+        {
+            "image_id": 1, "category_id": 2, "area": 50.0, "bbox": [2, 2, 10, 10],
+            "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]],
+        }
+    ],
+    "categories": [{"id": 2, "name": "cup"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("images", 0, "file_name"), "../x.jpg", "is '../x.jpg', a file name inside the folder"),
+        (("images", 0, "width"), None, "images[0].width is None, a whole number"),
+        (("annotations", 0, "category_id"), 7, "annotations[0] has no known category"),
+        (("annotations", 0, "bbox"), [1, 2, 3], "no box of four numbers"),
+        (("annotations", 0, "area"), float("nan"), "annotations[0].area is nan"),
+        (("annotations", 0, "segmentation"), [[1e308, 0, 1, 1, 5, 5]], "a.jpg: its segmentation is no mask"),
+        (("annotations", 0, "segmentation"), {"size": [20, 30]}, "a.jpg: its segmentation is no mask"),
+        (("annotations", 0, "segmentation"), [["x"] * 6], "a.jpg: its segmentation is no mask"),
+    ],
+)
+def test_annotations_that_are_none_are_named(tmp_path, place, value, message):
+    content = json.loads(json.dumps(INSTANCES))
+    *path, last = place
+    holder = content
+    for step in path:
+        holder = holder[step]
+    holder[last] = value
+    (tmp_path / "i.json").write_text(json.dumps(content))
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "val2017/a.jpg")
+    with pytest.raises(UserError) as caught:
+        coco.prepare(tmp_path, coco.draw_queries(coco.read_annotations(tmp_path / "i.json"), coco.CocoOptions()))
+    assert message in str(caught.value)
+
+
+def test_an_image_that_cannot_be_cut_out_is_named(tmp_path):
+    (tmp_path / "i.json").write_text(json.dumps(INSTANCES))
+    queries = coco.draw_queries(coco.read_annotations(tmp_path / "i.json"), coco.CocoOptions())
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "val2017/a.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"val2017/a\.jpg: not an image that can be cut out"):
+        coco.prepare(tmp_path, queries)

@@ -146,3 +146,30 @@ def test_script(root, tmp_path):
     assert again.returncode == 2
     assert again.stderr.startswith("error: ")
     assert "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"ImageId,PredictionString\nILSVRC2012_val_00000001\n", b"ImageId,PredictionString\nx,cup 1 2\n", b"\xff\n", b""],
+)
+def test_class_lists_that_are_none_are_named(tmp_path, content):
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"classes\.txt"):
+        imagenet.read_classes(tmp_path / "classes.txt")
+
+
+def test_hidden_files_and_links_that_lead_nowhere(tmp_path):
+    (tmp_path / "val/n00000001").mkdir(parents=True)
+    for name in ("a.JPEG", "._a.JPEG"):
+        (tmp_path / "val/n00000001" / name).touch()
+    (tmp_path / "r/n00000001").mkdir(parents=True)
+    (tmp_path / "r/n00000001/toy_1.jpg").touch()
+    (tmp_path / "r/n00000002").touch()
+    targets = imagenet.find_targets(tmp_path / "r")
+    queries = imagenet.find_queries(tmp_path / "val", ["n00000001"])
+    assert [query.path.name for query in queries] == ["a.JPEG"]
+    place = tmp_path / "imgnet/real/n00000001/a.JPEG"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "gone.JPEG")
+    imagenet.prepare(tmp_path / "imgnet", targets, queries)
+    assert place.resolve() == (tmp_path / "val/n00000001/a.JPEG").resolve()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from context_i2w import files
 from context_i2w.errors import UserError
+from context_i2w.files import list_some, shown
 from context_i2w.model.images import ImageSource
 from context_i2w.ranking.exact import Ranking
 
@@ -84,31 +85,32 @@ def find_file(candidates: Iterable[Path], what: str, remedy: str = REMEDY) -> Pa
     raise UserError(f"no {what}: looked for {', '.join(map(str, candidates))}; {remedy}")
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: can't be read as JSON ({error}); {REMEDY}") from None
+def read_json(path: Path, shape: Any = None) -> Any:
+    """A JSON file of the declared shape (files.misfit). Raises UserError naming place and value."""
+    return files.read_json(path, shape, REMEDY)
 
 
-def read_entries(path: Path, **kinds: type | tuple[type, ...]) -> list[dict[str, Any]]:
-    """A JSON list of objects, each checked to have the named keys of the given types."""
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: a list of entries is expected; {REMEDY}")
-    for number, entry in enumerate(entries):
-        for key, kind in kinds.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-                raise UserError(f"{path}: entry {number} has no usable {key!r}; {REMEDY}")
+def read_entries(path: Path, **shapes: Any) -> list[dict[str, Any]]:
+    """A JSON list of objects, at least one, that have the named keys of the given shapes."""
+    entries = read_json(path, [shapes])
     if not entries:
         raise UserError(f"{path}: no entries; {REMEDY}")
     return entries
 
 
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines of a list that are not blank. Raises UserError where it can't be read as UTF-8."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read ({shown(str(error))}); {REMEDY}") from None
+    return ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+
+
 def index_of(position: dict[str, int], name: str, path: Path, where: str) -> int:
     """Gallery index of a name that the annotation file `path` mentions, or a UserError saying where."""
     if name not in position:
-        raise UserError(f"{path}: {where}: image {name!r} is not in the gallery; {REMEDY}")
+        raise UserError(f"{path}: {where}: image {shown(repr(name))} is not in the gallery; {REMEDY}")
     return position[name]
 
 
@@ -122,7 +124,5 @@ def check_images_exist(benchmark: Benchmark) -> None:
 
 def listing(broken: Sequence[str], total: int, trouble: str) -> str:
     """One line that names files, for an error."""
-    more = f" and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
-    files = ", ".join(broken[:LISTED])
-    remedy = "`python scripts/check_data.py` lists all"
-    return f"{len(broken)} of {total} images {trouble}: {files}{more}; {remedy}"
+    names = list_some(list(broken), LISTED)
+    return f"{len(broken)} of {total} images {trouble}: {names}; `python scripts/check_data.py --decode` lists all"

@@ -44,8 +44,12 @@ def load(data_root: str | os.PathLike, options: CIRCOOptions | None = None) -> B
     options = options or CIRCOOptions()
     folders = find_folders(data_root, FOLDERS, "CIRCO")
     path = find_file([folder / "annotations" / f"{options.split}.json" for folder in folders], "CIRCO queries")
-    answers = {"target_img_id": int, "gt_img_ids": list} if options.split == "val" else {}
-    entries = read_entries(path, id=int, reference_img_id=int, relative_caption=str, **answers)
+    answers = {"target_img_id": int, "gt_img_ids": [int]} if options.split == "val" else {}
+    shapes = {"id": int, "reference_img_id": int, "relative_caption": str, "semantic_aspects?": [str], **answers}
+    entries = read_entries(path, **shapes)
+    lacking = next((entry["id"] for entry in entries if answers and not entry["gt_img_ids"]), None)
+    if lacking is not None:
+        raise UserError(f"{path}: id {lacking}: gt_img_ids is empty, at least one answer is expected; {REMEDY}")
     images, ids = _gallery(path.parent.parent, Path(data_root))
     group = _group(entries, path, images, ids, PROMPTS[options.prompt])
     protocol = {
@@ -67,10 +71,10 @@ def _gallery(folder: Path, data_root: Path) -> tuple[Path, list[int]]:
         [place / "annotations" / "image_info_unlabeled2017.json" for place in places], "list of CIRCO images"
     )
     images = find_file([place / "unlabeled2017" for place in places], "CIRCO images")
-    content = read_json(info)
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise UserError(f"{info}: COCO's list of images is expected; {REMEDY}")
-    return images, [int(image["id"]) for image in content["images"]]
+    ids = [image["id"] for image in read_json(info, {"images": [{"id": int}]})["images"]]
+    if not ids:
+        raise UserError(f"{info}: no images; {REMEDY}")
+    return images, list(dict.fromkeys(ids))
 
 
 def _group(entries: list[dict[str, Any]], path: Path, images: Path, ids: list[int], prompt: str) -> QueryGroup:
@@ -80,7 +84,7 @@ def _group(entries: list[dict[str, Any]], path: Path, images: Path, ids: list[in
     def indices(entry: dict[str, Any], numbers: list[int]) -> list[int]:
         return [index_of(position, str(number), path, f"id {entry['id']}") for number in numbers]
 
-    positives = [indices(entry, entry.get("gt_img_ids", [])) for entry in entries]
+    positives = [indices(entry, list(dict.fromkeys(entry.get("gt_img_ids", [])))) for entry in entries]
     targets = [indices(entry, [entry["target_img_id"]])[0] for entry in entries if "target_img_id" in entry]
     aspects = _aspects(entries)
 

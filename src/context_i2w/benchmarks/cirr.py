@@ -1,6 +1,6 @@
 """CIRR, object manipulation: a reference image and a sentence that says how the target differs.
 
-Files (annotations directly in the folder or under `cirr/`, images beside them or under `img_raw/`):
+Files (annotations directly in the folder or under `cirr/`, images beside them or in one of IMAGE_FOLDERS):
     CIRR/captions/cap.rc2.{val,test1}.json
     CIRR/image_splits/split.rc2.{val,test1}.json      name -> ./dev/name.png
     CIRR/dev/, CIRR/test1/
@@ -29,12 +29,14 @@ from context_i2w.benchmarks.base import (
 )
 from context_i2w.benchmarks.options import PROMPTS, CIRROptions
 from context_i2w.errors import UserError
+from context_i2w.files import FileName
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_at
 
 FOLDERS = ("CIRR", "cirr", "cirr_dataset")
+IMAGE_FOLDERS = ("", "img_raw", "images", "nlvr2", "nlvr2/images")
 CUTOFFS = (1, 5, 10, 50, 100)
 SUBSET_CUTOFFS = (1, 2, 3)
 SUBMITTED, SUBMITTED_SUBSET = 50, 3
@@ -64,17 +66,17 @@ def find_files(data_root: str | os.PathLike, split: str) -> Files:
     annotations = captions.parent.parent
     splits = [root / "image_splits" / f"split.rc2.{split}.json" for root in (annotations, *roots)]
     bases = dict.fromkeys([annotations, annotations.parent, *roots])
-    folders = [base / inner for base in bases for inner in ("", "img_raw")]
+    folders = [base / inner for base in bases for inner in IMAGE_FOLDERS]
     return Files(captions, find_file(splits, "CIRR split file"), folders)
 
 
 def _load(data_root: str | os.PathLike, split: str, options: CIRROptions) -> Benchmark:
     files = find_files(data_root, split)
-    kinds = {"reference": str, "caption": str, "pairid": (int, str), "img_set": dict}
-    entries = read_entries(files.captions, **kinds, **({"target_hard": str} if split == "val" else {}))
-    paths = read_json(files.split)
-    if not isinstance(paths, dict) or not paths:
-        raise UserError(f"{files.split}: a mapping from names to image files is expected; {REMEDY}")
+    shapes = {"reference": FileName, "caption": str, "pairid": int | str, "img_set": {"members": [str]}}
+    entries = read_entries(files.captions, **shapes, **{"target_hard" + ("" if split == "val" else "?"): str})
+    paths = read_json(files.split, {str: FileName})
+    if not paths:
+        raise UserError(f"{files.split}: no images; a mapping from names to image files is expected; {REMEDY}")
     group = _group(entries, paths, files, PROMPTS[options.prompt])
     name = "cirr" if split == "val" else "cirr_test"
     protocol = {
@@ -86,14 +88,16 @@ def _load(data_root: str | os.PathLike, split: str, options: CIRROptions) -> Ben
         "queries": len(entries),
         "image": "shorter side resized, centre crop",
     }
-    submission = _submission(group, entries) if split == "test1" else None
+    submission = _submission(group, entries, files.captions) if split == "test1" else None
     return Benchmark(name, [group], protocol, submission)
 
 
 def _group(entries: list[dict[str, Any]], paths: dict[str, str], files: Files, prompt: str) -> QueryGroup:
     names = list(paths)
     position = {name: index for index, name in enumerate(names)}
-    gallery = [ImageSource(_resolve(path, files.image_folders)) for path in paths.values()]
+    first = next(iter(paths.values()))
+    folders = sorted(files.image_folders, key=lambda folder: not os.path.isfile(folder / first))
+    gallery = [ImageSource(_resolve(path, folders)) for path in paths.values()]
     targets = _targets(entries, position, files.captions)
     members = [_others(entry, position, files.captions) for entry in entries]
     excluded = torch.tensor([position.get(entry["reference"], -1) for entry in entries])
@@ -122,7 +126,7 @@ def _group(entries: list[dict[str, Any]], paths: dict[str, str], files: Files, p
 
 def _resolve(path: str, folders: list[Path]) -> str:
     for folder in folders:
-        if (folder / path).is_file():
+        if os.path.isfile(folder / path):
             return os.fspath(folder / path)
     return os.fspath(folders[0] / path)  # reported as missing with all others
 
@@ -132,7 +136,7 @@ def _reference(name: str, position: dict[str, int], gallery: list[ImageSource]) 
     if name in position:
         return gallery[position[name]]
     neighbour = Path(gallery[0].path)
-    return ImageSource(os.fspath(neighbour.with_name(name + neighbour.suffix)))
+    return ImageSource(os.fspath(neighbour.parent / (name + neighbour.suffix)))
 
 
 def _targets(entries: list[dict[str, Any]], position: dict[str, int], path: Path) -> list[int]:
@@ -149,21 +153,21 @@ def _targets(entries: list[dict[str, Any]], position: dict[str, int], path: Path
 
 def _others(entry: dict[str, Any], position: dict[str, int], path: Path) -> list[int]:
     """Gallery indices of the image set without the reference."""
-    names = [name for name in entry["img_set"].get("members", []) if name != entry["reference"]]
+    names = [name for name in dict.fromkeys(entry["img_set"]["members"]) if name != entry["reference"]]
     others = [index_of(position, name, path, f"pairid {entry['pairid']}, img_set") for name in names]
     if "target_hard" in entry and entry["target_hard"] not in names:
         raise UserError(f"{path}: pairid {entry['pairid']}: target_hard is not in img_set; {REMEDY}")
     return others
 
 
-def _submission(group: QueryGroup, entries: list[dict[str, Any]]):
+def _submission(group: QueryGroup, entries: list[dict[str, Any]], path: Path):
     """The two files of the test server: 50 names per pair over the gallery, 3 over the image set."""
+    if len(set(group.query_ids)) < len(group.query_ids):
+        raise UserError(f"{path}: a pairid comes twice, and the submission could hold it once; {REMEDY}")
     position = {name: index for index, name in enumerate(group.gallery_names)}
 
     def submission(ranking: Ranking) -> dict[str, Any]:
-        members = [
-            [position[name] for name in entry["img_set"]["members"] if name != entry["reference"]] for entry in entries
-        ]
+        members = [_others(entry, position, path) for entry in entries]
         tops = {
             "recall": ranking.top(SUBMITTED),
             "recall_subset": ranking.among(members).top(SUBMITTED_SUBSET),

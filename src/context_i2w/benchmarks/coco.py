@@ -9,7 +9,6 @@ The query is the masked image's region, resized to a square without cropping.
 
 from __future__ import annotations
 
-import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,9 @@ from context_i2w.benchmarks.base import (
     find_folders,
 )
 from context_i2w.benchmarks.options import ENDINGS, COCOOptions
+from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
+from context_i2w.files import FileName, misfit, shown
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
@@ -35,6 +36,7 @@ LIST = "coco_eval.csv"
 COLUMNS = ("id", "query_regions", "query_class", "classes")
 PROMPT = "a photo of [*] and {object} and {others}"
 TEXT = "a photo of {object} and {others}"
+MOST_PIXELS = 100_000  # of a side
 CUTOFFS = (1, 5, 10, 50, 100)
 
 
@@ -67,26 +69,28 @@ def load(data_root: str | os.PathLike, options: COCOOptions | None = None) -> Be
 
 
 def read_list(path: Path) -> list[Row]:
-    """The rows of `coco_eval.csv`. Raises UserError with the line that can't be read."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if absent:
-            raise UserError(f"{path}: no column {', '.join(absent)}; {REMEDY}")
-        rows = [_row(line, path, reader.line_num) for line in reader]
-    if not rows:
+    """The rows of `coco_eval.csv`. Raises UserError with the row that can't be read."""
+    table = read_table(path, ",")
+    absent = [column for column in COLUMNS if column not in table.columns]
+    if absent:
+        raise UserError(f"{path}: no column {', '.join(absent)}; {REMEDY}")
+    if not len(table):
         raise UserError(f"{path}: no rows; {REMEDY}")
-    return rows
+    rows = zip(*(table.columns[column] for column in COLUMNS))
+    return [_row(*row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
 
-def _row(line: dict[str, str], path: Path, number: int) -> Row:
+def _row(name: str, region: str, query_class: str, classes: str, where: str) -> Row:
     try:
         # Truncation may leave a thin object no pixel: its region is then black, as in the published code.
-        x1, y1, x2, y2 = (int(float(value)) for value in line["query_regions"].split(";"))
-    except (ValueError, AttributeError, OverflowError):
-        raise UserError(f"{path}:{number}: box {line['query_regions']!r} is not x1;y1;x2;y2; {REMEDY}") from None
-    others = [name for name in (line["classes"] or "").split(";") if name]
-    return Row(line["id"].strip(), (x1, y1, x2, y2), line["query_class"], others)
+        x1, y1, x2, y2 = (int(float(value)) for value in region.split(";"))
+        if max(map(abs, (x1, y1, x2, y2))) > MOST_PIXELS or x2 < x1 or y2 < y1:
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise UserError(f"{where}: box {shown(repr(region))} is not x1;y1;x2;y2 in pixels; {REMEDY}") from None
+    if misfit(name.strip(), FileName):
+        raise UserError(f"{where}: id {shown(repr(name))} is no file name inside the folder; {REMEDY}")
+    return Row(name.strip(), (x1, y1, x2, y2), query_class, [name for name in classes.split(";") if name])
 
 
 def _text(template: str, row: Row, options: COCOOptions) -> str:

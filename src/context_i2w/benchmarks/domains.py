@@ -22,9 +22,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from context_i2w.benchmarks import imagenet
-from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, plain
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, plain, read_lines
 from context_i2w.benchmarks.options import NoVariants
 from context_i2w.errors import UserError
+from context_i2w.files import FileName, misfit, shown
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
@@ -136,15 +137,13 @@ def _group(
 def read_list(path: Path, folder: Path, kind: DomainSet) -> list[Image]:
     """Raises UserError for a line that isn't `path domain class` or names an unknown domain."""
     images, find = [], _Finder(folder)
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         fields = line.split()
-        if len(fields) != 3 or fields[1] not in kind.words:
+        if len(fields) != 3 or fields[1] not in kind.words or misfit(fields[0], FileName):
             domains = ", ".join(kind.words)
             raise UserError(
                 f"{path}:{number}: `path domain class` is expected, the domain one of {domains}, found "
-                f"{line.strip()[:80]!r}; {REMEDY}"
+                f"{shown(repr(line))}; {REMEDY}"
             )
         images.append(Image(fields[0], find(fields[0]), *fields[1:]))
     if not images:

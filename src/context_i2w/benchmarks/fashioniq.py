@@ -1,6 +1,6 @@
 """FashionIQ, attribute manipulation: a garment and two short captions that say how the target differs.
 
-Files (`json/` in place of `captions/` in Pic2Word's layout; images .png or .jpg, in any case):
+Files (`json/` in place of `captions/` in Pic2Word's layout; images .png, .jpg or .webp, in any case):
     fashion-iq/captions/cap.{dress,shirt,toptee}.val.json
     fashion-iq/image_splits/split.{dress,shirt,toptee}.val.json
     fashion-iq/images/
@@ -29,13 +29,14 @@ from context_i2w.benchmarks.base import (
 )
 from context_i2w.benchmarks.options import CAPTIONS, FASHION_PROMPTS, GALLERIES, GARMENTS, VIEWS, FashionIQOptions
 from context_i2w.errors import UserError
+from context_i2w.files import FileName, is_hidden
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_at
 
 FOLDERS = ("fashion-iq", "fashionIQ", "fashioniq_dataset")
-SUFFIXES = (".png", ".jpg", ".jpeg")  # in order of preference where an image is there twice
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # in order of preference where an image is there twice
 CUTOFFS = (1, 5, 10, 50, 100)
 
 
@@ -82,7 +83,7 @@ def image_files(folder: Path) -> dict[str, str]:
     known: dict[str, tuple[int, str]] = {}
     for entry in sorted(os.listdir(folder)):
         stem, suffix = os.path.splitext(entry)
-        if suffix.lower() in SUFFIXES:
+        if suffix.lower() in SUFFIXES and not is_hidden(entry):
             preference = SUFFIXES.index(suffix.lower())
             if stem not in known or preference < known[stem][0]:
                 known[stem] = (preference, os.path.join(folder, entry))
@@ -90,7 +91,7 @@ def image_files(folder: Path) -> dict[str, str]:
 
 
 def _group(garment: str, files: Files, known: dict[str, str], options: FashionIQOptions) -> QueryGroup:
-    entries = read_entries(files.captions, candidate=str, target=str, captions=list)
+    entries = read_entries(files.captions, candidate=FileName, target=str, captions=[str])
     names = _gallery_names(entries, files, options.gallery)
     position = {name: index for index, name in enumerate(names)}
     targets = [
@@ -118,10 +119,7 @@ def _group(garment: str, files: Files, known: dict[str, str], options: FashionIQ
 
 
 def _gallery_names(entries: list[dict[str, Any]], files: Files, gallery: str) -> list[str]:
-    names = read_json(files.split)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{files.split}: a list of image names is expected; {REMEDY}")
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(read_json(files.split, [FileName])))
     if gallery == "split":
         return names
     used = {entry[key] for entry in entries for key in ("candidate", "target")}
@@ -130,8 +128,8 @@ def _gallery_names(entries: list[dict[str, Any]], files: Files, gallery: str) ->
 
 def _texts(entry: dict[str, Any], number: int, path: Path, options: FashionIQOptions) -> tuple[str, ...]:
     captions = entry["captions"]
-    if len(captions) != 2 or not all(isinstance(caption, str) for caption in captions):
-        raise UserError(f"{path}: entry {number}: two captions are expected, found {captions!r}; {REMEDY}")
+    if len(captions) != 2:
+        raise UserError(f"{path}: entry {number}: two captions are expected, found {len(captions)}; {REMEDY}")
     prompt = FASHION_PROMPTS[options.prompt]
     if options.captions == "both-orders":
         captions = [caption.strip(".?, ") for caption in captions]

@@ -27,6 +27,7 @@ from context_i2w.benchmarks.base import (
 )
 from context_i2w.benchmarks.options import PROMPTS, GeneCISOptions
 from context_i2w.errors import UserError
+from context_i2w.files import FileName, shown
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
@@ -35,19 +36,28 @@ from context_i2w.ranking.metrics import recall_at
 FOLDERS = ("genecis",)
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 DILATION = 0.7
+MOST_PIXELS = 100_000  # of a side
 CUTOFFS = (1, 2, 3)
 GENOME_FOLDERS = ("VG_100K", "VG_100K_2", "VG_100K_all", "visual_genome/VG_100K", "visual_genome/VG_100K_2")
 
 
+OBJECT = {"val_image_id": int | str}
+ATTRIBUTE = {"image_id": int | FileName, "instance_bbox": [float]}
+
+
 def load(data_root: str | os.PathLike, options: GeneCISOptions | None = None) -> Benchmark:
-    """The four tasks as groups. Raises UserError."""
+    """The tasks as groups. Raises UserError."""
     options = options or GeneCISOptions()
     folders = find_folders(data_root, FOLDERS, "GeneCIS")
     groups = []
     for task in TASKS:
-        path = find_file([folder / f"{task}.json" for folder in folders], f"GeneCIS {task}")
-        entries = read_entries(path, condition=str, reference=dict, target=dict, gallery=list)
         attribute = task.endswith("attribute")
+        if options.tasks not in ("all", task.partition("_")[2]):
+            continue
+        remedy = f"--genecis-tasks {'object' if attribute else 'attribute'} does without; {REMEDY}"
+        path = find_file([folder / f"{task}.json" for folder in folders], f"GeneCIS {task}", remedy)
+        image = ATTRIBUTE if attribute else OBJECT
+        entries = read_entries(path, condition=str, reference=image, target=image, gallery=[image])
         source = _genome(path.parent, Path(data_root)) if attribute else _coco(path.parent, Path(data_root))
         groups.append(_group(task, entries, path, source, PROMPTS[options.prompt]))
     protocol = {
@@ -72,11 +82,14 @@ def _coco(folder: Path, data_root: Path) -> Source:
 def _genome(folder: Path, data_root: Path) -> Source:
     """Visual Genome comes in two folders; a listing tells where an image is."""
     places = [base / name for base in (folder, data_root) for name in GENOME_FOLDERS]
-    first = find_file(places, "Visual Genome images of GeneCIS")
+    remedy = f"--genecis-tasks object does without; {REMEDY}"
+    first = find_file(places, "Visual Genome images of GeneCIS", remedy)
     files = {name: os.fspath(place / name) for place in places if place.is_dir() for name in os.listdir(place)}
 
     def source(item: dict[str, Any]) -> ImageSource:
         x, y, width, height = item["instance_bbox"]
+        if max(map(abs, item["instance_bbox"])) > MOST_PIXELS or min(width, height) < 0:
+            raise ValueError(f"{item['instance_bbox']} is not x, y, width, height in pixels")
         margin, upright = DILATION * width, DILATION * height
         box = (round(x - margin), round(y - upright), round(x + width + margin), round(y + height + upright))
         name = f"{item['image_id']}.jpg"
@@ -92,8 +105,8 @@ def _group(task: str, entries: list[dict[str, Any]], path: Path, source: Source,
             references.append(source(entry["reference"]))
             targets.append(source(entry["target"]))
             galleries.append([source(item) for item in entry["gallery"]])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: entry {number}: an image without its {error}; {REMEDY}") from None
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{path}: entry {number}: an image's id or box: {shown(str(error))}; {REMEDY}") from None
     # Sorted, so that the order which breaks ties knows nothing of the answers.
     gallery = sorted({*targets, *(item for items in galleries for item in items)})
     position = {item: index for index, item in enumerate(gallery)}

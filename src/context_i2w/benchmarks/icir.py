@@ -23,6 +23,7 @@ from context_i2w.benchmarks.base import (
 )
 from context_i2w.benchmarks.options import PROMPTS, ICIROptions
 from context_i2w.errors import UserError
+from context_i2w.files import FileName, misfit, shown
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
@@ -68,8 +69,8 @@ def read_lines(path: Path) -> list[Line]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             for fields in reader:
-                if (len(fields) != 3 and fields) or any("\n" in field for field in fields):
-                    found = ",".join(fields)[:80]
+                if fields and (len(fields) != 3 or "\n" in "".join(fields) or misfit(fields[0], FileName)):
+                    found = shown(",".join(fields))
                     raise UserError(
                         f"{path}:{reader.line_num}: `image_path,text,instance` is expected, found {found!r}; "
                         "put a text that holds a comma or quotes in quotes"

@@ -11,14 +11,16 @@ without the lists the same sets are taken from the folders.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_folders
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_folders, read_lines
 from context_i2w.benchmarks.options import NoVariants
 from context_i2w.errors import UserError
+from context_i2w.files import FileName, is_hidden, misfit, shown
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
@@ -98,12 +100,10 @@ def _group(domain: str, queries: LabelledImages, gallery: LabelledImages, wanted
 
 def _read_list(path: Path, folder: Path) -> LabelledImages:
     names, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        *name, label = line.strip().rsplit(None, 1)
-        if not name or not label.isdigit():
-            raise UserError(f"{path}:{number}: `path label` is expected, found {line.strip()!r}; {REMEDY}")
+    for number, line in read_lines(path):
+        *name, label = line.rsplit(None, 1)
+        if not name or not re.fullmatch("[0-9]{1,9}", label) or misfit(name[0], FileName):
+            raise UserError(f"{path}:{number}: `path label` is expected, found {shown(repr(line))}; {REMEDY}")
         names.append(name[0])
         labels.append(int(label))
     if not names:
@@ -115,7 +115,7 @@ def _resolve(name: str, folder: Path) -> str:
     """Names begin with `imgnet/` as published; lists relative to that folder are understood too."""
     from_root = folder.parent / name
     inside = folder / name
-    return os.fspath(inside if not from_root.is_file() and inside.is_file() else from_root)
+    return os.fspath(inside if not os.path.isfile(from_root) and os.path.isfile(inside) else from_root)
 
 
 def _from_folders(folder: Path) -> tuple[LabelledImages, LabelledImages]:
@@ -124,7 +124,7 @@ def _from_folders(folder: Path) -> tuple[LabelledImages, LabelledImages]:
     for needed in (renditions, real):
         if not needed.is_dir():
             raise UserError(f"no ImageNet-R data: neither the lists nor {needed}; {REMEDY}")
-    classes = [entry.name for entry in sorted(renditions.iterdir()) if entry.is_dir()]
+    classes = [entry.name for entry in sorted(renditions.iterdir()) if entry.is_dir() and not is_hidden(entry)]
     queries, targets = [], []
     for number, wnid in enumerate(classes):
         queries += [(file, number) for file in _images(real / wnid)]
@@ -142,7 +142,7 @@ def _images(folder: Path) -> list[Path]:
     suffixes = (".jpg", ".jpeg", ".png")
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes)
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and not is_hidden(file))
 
 
 def _labelled(images: list[tuple[Path, int]], folder: Path) -> LabelledImages:

@@ -36,6 +36,7 @@ ENDINGS = {
     "paper": "without other classes the text ends in `and ` (published)",
     "clean": "without other classes the last `and ` is left out",
 }
+TASKS = {"all": "the four tasks and their mean", "object": "the two object tasks", "attribute": "the other two"}
 SPLITS = {"val": "220 queries with answers", "test": "800 queries without, for the test server"}
 
 
@@ -66,6 +67,9 @@ class FashionIQOptions(Options):
 
 @dataclass(frozen=True)
 class GeneCISOptions(Options):
+    tasks: str = option(
+        "all", "tasks; attribute tasks need Visual Genome's images", choices=TASKS, flag="genecis-tasks"
+    )
     prompt: str = option("paper", WHOSE, choices=PROMPTS, flag="genecis-prompt")
 
 

@@ -28,6 +28,7 @@ class Table:
     columns: dict[str, list[str]]
     separator: str | None
     has_header: bool = True
+    zipped: bool = False
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -62,13 +63,12 @@ def read_table(path: Path, separator: str | None = None, errors: str = "strict")
     if twice:
         raise UserError(f"{path}: not a list with columns of their own names ({list_some(sorted(map(repr, twice)))})")
     cells = _columns(path, lines, separator, len(names), has_header)
-    return Table(path, dict(zip(names, cells)), separator, has_header)
+    return Table(path, dict(zip(names, cells)), separator, has_header, _is_gzip(path))
 
 
 def write_table(table: Table, target: Path) -> None:
     """Writes a text list with its header, quoted where `read_table` needs it, gzipped if the list was."""
-    zipped = _is_gzip(table.path)
-    opened = gzip.open if zipped else open
+    opened = gzip.open if table.zipped else open
     with opened(target, "wt", encoding="utf-8", newline="") as file:
         for row in itertools.chain([table.columns], zip(*table.columns.values(), strict=True)):
             file.write(table.separator.join(_quoted(cell, table.separator) for cell in row) + "\n")

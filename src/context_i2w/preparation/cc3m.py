@@ -5,21 +5,22 @@ learns white borders that no benchmark image has, and the random resized crop cu
 only shrinks. The shorter side is kept at 288 pixels: crops of 0.9-1.0 of the area at 224 never enlarge.
 """
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from context_i2w.data.tables import Table, read_table, write_table
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, write_text
+from context_i2w.files import atomic_path, is_hidden, list_some, misfit, read_json
 
 SPLITS = ("train", "val")
 GOOGLE_FILES = {"train": "Train_GCC-training.tsv", "val": "Validation_GCC-1.1.0-Validation.tsv"}
 LIST_FILES = {"train": "Train_GCC-training_output.csv", "val": "Validation_GCC-1.1.0-Validation_output.csv"}
 PUBLISHED_ROWS = {"train": 3_318_333, "val": 15_840}
 MASKED_COLUMN = "masked_title"
+STATS = {"count": int, "successes": int, "status_dict?": {str: int}}
 _IMAGE_ENDINGS = ("jpg", "png", "webp")
 
 
@@ -36,8 +37,10 @@ class DownloadOptions:
 def read_header(path: Path) -> list[str]:
     """The columns of a caption list, `caption` and `url` for Google's headerless file. Raises UserError."""
     try:
-        with open(path, encoding="utf-8") as file:
-            fields = file.readline().rstrip("\n").split("\t")
+        with open(path, "rb") as file:
+            fields = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n").split("\t")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: its first line is not UTF-8; is it the list of captions and links?") from None
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; Google's page of Conceptual Captions has it as Train_GCC-training.tsv and "
@@ -46,7 +49,7 @@ def read_header(path: Path) -> list[str]:
     if len(fields) == 2 and fields[1].startswith(("http://", "https://")):
         return []
     if not {"caption", "url"} <= set(fields):
-        raise UserError(f"{path}: the columns caption and url are needed; found {', '.join(map(repr, fields))}")
+        raise UserError(f"{path}: the columns caption and url are needed; found {list_some([*map(repr, fields)])}")
     return fields
 
 
@@ -54,14 +57,9 @@ def with_header(source: Path, target: Path) -> Path:
     """A copy of Google's file with the header and the quoting that img2dataset needs; kept if it is there."""
     if target.exists() and target.stat().st_mtime >= source.stat().st_mtime:
         return target
-    with (
-        open(source, encoding="utf-8", newline="") as lines,
-        atomic_path(target) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(["caption", "url"])
-        writer.writerows(line.rstrip("\r\n").split("\t") for line in lines)
+    table = read_table(source, "\t")
+    with atomic_path(target) as temporary:
+        write_table(replace(table, zipped=False), temporary)
     return target
 
 
@@ -103,20 +101,17 @@ def read_report(folder: Path) -> DownloadReport:
     """What img2dataset reports of a download. Raises UserError if the folder is not its output."""
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; run the download first (`python scripts/prepare_cc3m.py download`)")
-    paths = sorted(folder.glob("*_stats.json"))
+    paths = sorted(path for path in folder.glob("*_stats.json") if not is_hidden(path))
     if not paths:
         raise UserError(f"{folder} holds no *_stats.json; it is no output of img2dataset, or none has finished")
     tried = fetched = 0
     reasons: dict[str, int] = {}
     for path in paths:
-        try:
-            stats = json.loads(path.read_text(encoding="utf-8"))
-            tried, fetched = tried + stats["count"], fetched + stats["successes"]
-            for reason, count in stats.get("status_dict", {}).items():
-                if reason != "success":
-                    reasons[reason] = reasons.get(reason, 0) + count
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged; delete it and run the download again") from None
+        stats = read_json(path, STATS, "delete it and run the download again")
+        tried, fetched = tried + stats["count"], fetched + stats["successes"]
+        for reason, count in stats.get("status_dict", {}).items():
+            if reason != "success":
+                reasons[reason] = reasons.get(reason, 0) + count
     return DownloadReport(tried, fetched, dict(sorted(reasons.items(), key=lambda item: -item[1])))
 
 
@@ -126,7 +121,7 @@ def make_list(folder: Path, target: Path, progress=lambda items: items) -> tuple
     Rows are in the order of the files' names. Returns how many rows were written and how many images were left
     out for want of a caption. Raises UserError if there are no images (shards need no list).
     """
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[str, str, str]] = []
     without_caption = 0
     masked = None  # whether the download carried masked captions; the first sample tells
     for image in progress(_images(folder)):
@@ -135,36 +130,34 @@ def make_list(folder: Path, target: Path, progress=lambda items: items) -> tuple
             without_caption += 1
             continue
         masked = MASKED_COLUMN in sample if masked is None else masked
-        row = (image.as_posix(), sample["caption"])
-        rows.append((*row, str(sample.get(MASKED_COLUMN) or "")) if masked else row)
+        rows.append((image.as_posix(), _one_line(sample["caption"]), _one_line(sample.get(MASKED_COLUMN))))
     if not rows:
         hint = "shards need no list: train on them as they are" if any(folder.glob("*.tar")) else "no images"
         raise UserError(f"{folder}: {hint}")
-    write_text(target, _list_text(rows, bool(masked)))
+    names = ["filepath", "title", MASKED_COLUMN][: 2 + bool(masked)]
+    with atomic_path(target) as temporary:
+        write_table(Table(target, {name: list(cells) for name, cells in zip(names, zip(*rows))}, "\t"), temporary)
     return len(rows), without_caption
 
 
 def _images(folder: Path) -> Iterator[Path]:
     for part in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = [path for ending in _IMAGE_ENDINGS for path in part.glob(f"*.{ending}")]
+        found = [path for ending in _IMAGE_ENDINGS for path in part.glob(f"*.{ending}") if not is_hidden(path)]
         yield from sorted(found)
 
 
 def _read_sample(image: Path) -> dict | None:
     """The image's JSON, the caption taken from the text file if it is there; None without a caption."""
     try:
-        sample = json.loads(image.with_suffix(".json").read_bytes())
-    except (OSError, ValueError):
+        sample = read_json(image.with_suffix(".json"), {})
+    except UserError:
         sample = {}
     text = image.with_suffix(".txt")
     if text.is_file():
         sample["caption"] = text.read_text(encoding="utf-8", errors="replace")
-    return sample if isinstance(sample.get("caption"), str) and sample["caption"].strip() else None
+    return None if misfit(sample, {"caption": str}) or not sample["caption"].strip() else sample
 
 
-def _list_text(rows: Iterable[tuple[str, ...]], masked: bool) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(["filepath", "title", *([MASKED_COLUMN] if masked else [])])
-    writer.writerows(rows)
-    return text.getvalue()
+def _one_line(text: object) -> str:
+    """A cell that stands in one line of a list; empty for what is no text."""
+    return "" if misfit(text, str) else re.sub(r"[\r\n]+", " ", text)

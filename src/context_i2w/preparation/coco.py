@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, list_some, write_text
+from context_i2w.files import FileName, atomic_path, list_some, read_json, shown, write_text
 from context_i2w.preparation.coco_masks import segmentation_mask
 
 AREA_FILTERS = ("published", "intended")
@@ -31,6 +31,11 @@ SMALLEST_SHARE = 0.05
 LIST_NAME = "coco_eval.csv"
 MASKED_FOLDER = "val2017_masked"
 SETTINGS_NAME = "coco_eval.json"
+INSTANCES = {
+    "images": [{"id": int, "file_name": FileName, "width": int, "height": int}],
+    "annotations": [{"image_id": int, "category_id": int, "area": float, "bbox": [float], "segmentation": list | dict}],
+    "categories": [{"id": int, "name": str}],
+}
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,13 @@ class Query:
 
 def read_annotations(path: Path) -> dict:
     """instances_val2017.json as it is. Raises UserError if it is missing or not a COCO instances file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; data/README.md says where COCO's annotations come from") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); download COCO's annotations again") from None
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
-        raise UserError(f"{path} is no COCO instances file: it lacks images, annotations or categories")
+    if not path.is_file():
+        raise UserError(f"{path} is missing; data/README.md says where COCO's annotations come from")
+    content = read_json(path, INSTANCES, "download COCO's annotations again")
+    classes = {category["id"] for category in content["categories"]}
+    for number, annotation in enumerate(content["annotations"]):
+        if annotation["category_id"] not in classes or len(annotation["bbox"]) != 4:
+            raise UserError(f"{path}: annotations[{number}] has no known category or no box of four numbers")
     return content
 
 
@@ -125,7 +129,11 @@ def cut_out(image: Image.Image, query: Query) -> Image.Image:
             f"{query.width}x{query.height}; images and annotations are of different versions"
         )
     pixels = np.array(image)
-    pixels[~segmentation_mask(query.segmentation, query.height, query.width)] = 255
+    try:
+        mask = segmentation_mask(query.segmentation, query.height, query.width)
+    except (ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        raise UserError(f"{query.file_name}: its segmentation is no mask ({shown(str(error))})") from None
+    pixels[~mask] = 255
     return Image.fromarray(pixels)
 
 
@@ -148,8 +156,8 @@ def begin(root: Path, content: dict, options: CocoOptions, overwrite: bool = Fal
     settings_path, list_path = root / SETTINGS_NAME, root / LIST_NAME
     digest = hashlib.sha256(json.dumps(content["annotations"], sort_keys=True).encode()).hexdigest()
     settings = json.dumps({**asdict(options), "annotations": digest}, indent=1) + "\n"
-    found = settings_path.read_text() if settings_path.exists() else None
-    if found == settings:
+    found = settings_path.read_bytes() if settings_path.exists() else None
+    if found == settings.encode():
         return
     masked = root / MASKED_FOLDER
     occupied = list_path.exists() or (masked.is_dir() and any(masked.iterdir()))
@@ -167,7 +175,7 @@ def prepare(root: Path, queries: list[Query], progress=lambda items: items) -> i
 
     `progress` wraps the iteration (tqdm). Raises UserError if images are missing, naming them.
     """
-    missing = [query.file_name for query in queries if not (root / "val2017" / query.file_name).is_file()]
+    missing = [query.file_name for query in queries if not os.path.isfile(root / "val2017" / query.file_name)]
     if missing:
         raise UserError(
             f"{root / 'val2017'} lacks {len(missing)} of {len(queries)} images ({list_some(missing)}); "
@@ -176,9 +184,20 @@ def prepare(root: Path, queries: list[Query], progress=lambda items: items) -> i
     present = {entry.name for entry in os.scandir(root / MASKED_FOLDER)} if (root / MASKED_FOLDER).is_dir() else set()
     todo: Iterable[Query] = [query for query in queries if query.file_name not in present]
     for query in progress(todo):
-        with Image.open(root / "val2017" / query.file_name) as image:
-            masked = cut_out(image, query)
+        masked = _masked_jpeg(root / "val2017" / query.file_name, query)
         with atomic_path(root / MASKED_FOLDER / query.file_name) as temporary:
-            masked.save(temporary, format="JPEG")  # Pillow's default quality, as published
+            temporary.write_bytes(masked)
     write_text(root / LIST_NAME, list_text(queries))
     return len(todo)
+
+
+def _masked_jpeg(path: Path, query: Query) -> bytes:
+    content = io.BytesIO()
+    try:
+        with Image.open(path) as image:
+            cut_out(image, query).save(content, format="JPEG")  # Pillow's default quality, as published
+    except UserError:
+        raise
+    except Exception as error:  # a damaged image can raise nearly anything
+        raise UserError(f"{path}: not an image that can be cut out ({shown(str(error))}); download it again") from None
+    return content.getvalue()

@@ -10,6 +10,7 @@ each polygon on a grid five times finer and toggle, in every column, the pixels 
 import numpy as np
 
 _FINER = 5
+_FARTHEST = 100_000
 
 
 def segmentation_mask(segmentation: list | dict, height: int, width: int) -> np.ndarray:
@@ -27,7 +28,7 @@ def segmentation_mask(segmentation: list | dict, height: int, width: int) -> np.
 
 def runs_mask(counts: list[int], height: int, width: int) -> np.ndarray:
     """The mask of an uncompressed run-length code: runs outside, inside, outside, ... down the columns."""
-    if sum(counts) != height * width or min(counts, default=0) < 0:
+    if min(counts, default=0) < 0 or sum(counts) != height * width:
         raise ValueError(f"run-length code of {sum(counts)} pixels in an image of {height * width}")
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape(width, height).T
@@ -71,6 +72,8 @@ def polygon_mask(polygon: list[float], height: int, width: int) -> np.ndarray:
 
 def _trace(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All grid points along the border, in order, on the finer grid: x and y, int64."""
+    if not np.abs(points).max() <= _FARTHEST:
+        raise ValueError("a polygon far outside of any image")
     corners = (points * _FINER + 0.5).astype(np.int64)
     corners = np.concatenate([corners, corners[:1]])
     across, down = [], []

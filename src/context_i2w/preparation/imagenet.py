@@ -8,7 +8,6 @@ Validation images come in class folders (`val/<wnid>/*.JPEG`) or in one folder w
 `read_classes` for the files that are understood.
 """
 
-import csv
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, list_some, write_text
+from context_i2w.files import atomic_path, is_hidden, list_some, shown, write_text
 
 DOMAINS = {"cartoon": 0, "origami": 1, "toy": 2, "sculpture": 3}
 REAL_DOMAIN = 6
@@ -39,7 +38,7 @@ def find_targets(imagenet_r: Path) -> list[Picture]:
     """The ImageNet-R files of the four domains, by class and name. Raises UserError if there are none."""
     if not imagenet_r.is_dir():
         raise UserError(f"{imagenet_r} is missing; unpack imagenet-r.tar there (data/README.md)")
-    folders = sorted(path for path in imagenet_r.iterdir() if _WNID.fullmatch(path.name))
+    folders = sorted(path for path in imagenet_r.iterdir() if _WNID.fullmatch(path.name) and path.is_dir())
     pictures = [
         Picture(path, folder.name)
         for folder in folders
@@ -70,7 +69,7 @@ def find_queries(val: Path, wnids: list[str], classes: Path | None = None) -> li
         known = read_classes(classes)
         pairs = ((path, known.get(path.stem)) for path in val.iterdir())
         pictures = [Picture(path, wnid) for path, wnid in pairs if wnid in wanted]
-    pictures = [picture for picture in pictures if picture.path.suffix.lower() in _IMAGE_ENDINGS]
+    pictures = [p for p in pictures if p.path.suffix.lower() in _IMAGE_ENDINGS and not is_hidden(p.path)]
     lacking = sorted(set(wnids) - {picture.wnid for picture in pictures})
     if lacking:
         raise UserError(f"{val} has no image of {len(lacking)} of {len(wnids)} classes ({list_some(lacking)})")
@@ -90,12 +89,12 @@ def read_classes(path: Path) -> dict[str, str]:
     if path.is_dir():
         return _classes_from_xml(path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); give another file with --val-classes") from None
     rows = [line.strip() for line in lines if line.strip()]
     if rows and rows[0].lower().startswith("imageid,"):
-        return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(rows)}
+        return dict(_kaggle_row(path, row) for row in rows[1:])
     if rows and all(_WNID.fullmatch(row) for row in rows):
         return {f"ILSVRC2012_val_{number:08d}": wnid for number, wnid in enumerate(rows, 1)}
     if rows and all(re.fullmatch(r"\S+\s+\d{1,3}", row) for row in rows):
@@ -106,13 +105,20 @@ def read_classes(path: Path) -> dict[str, str]:
             f"{path} numbers the classes in the development kit's own order; give LOC_val_solution.csv or "
             "the folder of validation bounding boxes with --val-classes"
         )
-    raise UserError(f"{path}: its first line {rows[0][:60] if rows else ''!r} fits no known list of classes")
+    raise UserError(f"{path}: its first line {shown(repr(rows[0] if rows else ''))} fits no known list of classes")
+
+
+def _kaggle_row(path: Path, row: str) -> tuple[str, str]:
+    found = re.fullmatch(r"([^,]+),\s*(n\d{8})\b.*", row)
+    if not found:
+        raise UserError(f"{path}: {shown(repr(row))} is not `image,wnid x1 y1 x2 y2`; give another --val-classes")
+    return found[1], found[2]
 
 
 def _synset_order(folder: Path) -> list[str]:
     for name in ("LOC_synset_mapping.txt", "synset_words.txt", "synsets.txt"):
         if (folder / name).is_file():
-            lines = (folder / name).read_text(encoding="utf-8").splitlines()
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
             wnids = [line.split()[0] for line in lines if line.strip()]
             if len(wnids) == 1000 and all(map(_WNID.fullmatch, wnids)):
                 return wnids
@@ -145,10 +151,8 @@ def prepare(
     """
     for query in progress(queries):
         place = root / "real" / query.wnid / query.path.name
-        if place.exists():
-            continue
-        with atomic_path(place) as temporary:
-            _put(query.path, temporary, copy)
+        if not place.exists():
+            _put(query.path, place, copy)
     wnids = sorted({target.wnid for target in targets})
     number = {wnid: index for index, wnid in enumerate(wnids)}
     query_lines, target_lines = [], []
@@ -167,9 +171,12 @@ def prepare(
 
 def _put(source: Path, place: Path, copy: bool) -> None:
     if copy:
-        shutil.copyfile(source, place)
+        with atomic_path(place) as temporary:
+            shutil.copyfile(source, temporary)
         return
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)  # a link that leads nowhere
         place.symlink_to(source.resolve())
     except OSError as error:
         raise UserError(f"no link can be made in {place.parent} ({error.strerror}); add --copy") from None

@@ -24,8 +24,8 @@ def read_cases(path: Path) -> list[Case]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     cases, group = [], "all"
     for number, line in enumerate(lines, 1):
         if line.startswith("== "):
@@ -35,6 +35,8 @@ def read_cases(path: Path) -> list[Case]:
                 cases.append(_read_case(line.strip(), group))
             except ValueError as error:
                 raise UserError(f"{path}, line {number}: {error}") from None
+    if not cases:
+        raise UserError(f"{path}: no annotated captions")
     return cases
 
 
