@@ -1,10 +1,11 @@
-"""Runs all tasks for a checkpoint and writes the paper's tables: our figure / the published one (difference).
+"""Runs all benchmarks for a checkpoint and writes the published tables: ours / published (difference), every method.
 
-    python scripts/reproduce.py --resume CKPT
+    python scripts/reproduce.py --resume CKPT --device cuda --workers 8
     python scripts/reproduce.py --resume CONTEXT_I2W_CKPT --resume PIC2WORD_CKPT --output reproduction.md
 
-A task whose data is not there is shown as not run, with the reason. CIRR's test answers are not public: its two
-submission files are written for each row, to be uploaded to its server.
+A benchmark that is not there or fails is shown as not run, with the reason, and the next one runs. The answers of
+CIRR's and CIRCO's tests are not public: submission files are written for each row, to be uploaded to their servers.
+The same figures go to a JSON file beside the tables. Both are written after each benchmark.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from context_i2w.command_line import Parser
 from context_i2w.errors import UserError, exit_on_user_error
 from context_i2w.evaluation.evaluate import BASELINES, ONLY, Result, evaluate, row_name
 from context_i2w.evaluation.features import EncodingOptions
-from context_i2w.evaluation.paper_tables import TABLES, Results, compared
-from context_i2w.evaluation.report import protocol_line, versions, write_submissions
+from context_i2w.evaluation.paper_tables import TABLES, PaperTable, Results, compared
+from context_i2w.evaluation.report import protocol_line, versions, write_json, write_submissions
 from context_i2w.evaluation.setup import Models, choose_device, load_models
+from context_i2w.files import check_writable, write_text
 
 PAPER_NAMES = {"context-i2w": "Context-I2W", "pic2word": "Pic2Word"}
 
@@ -35,24 +37,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--submission-dir", default="submissions", metavar="DIR", help="CIRR's submission files")
     parser.add_argument("--device", help="cpu or cuda; a GPU if there is one")
     parser.add_argument("--batch-size", type=int, default=64, help="images per vision pass")
+    parser.add_argument("--workers", type=int, help="processes that read images (default: by the machine's cores)")
+    parser.add_argument("--feature-cache", type=Path, metavar="DIR", help="keep image embeddings here")
     args = parser.parse_args(argv)
+    check_writable(Path(args.output), "--output")
     models = named_as_in_the_paper(args.resume, choose_device(None, args.device))
-    parts = [f"# The paper's tables\n\nEach cell: ours / published (difference), percent. {_about(models)}"]
+    encoding = EncodingOptions(args.batch_size, args.workers, feature_cache=args.feature_cache)
+    parts = [f"# The published tables\n\nEach cell: ours / published (difference), percent. {_about(models)}"]
+    content = {"tables": [], **models.about, "data_root": args.data_root, "versions": versions()}
     for table in TABLES:
+        entry = {"title": table.title, "benchmark": table.mode, "published": by_row(table), "results": None}
+        content["tables"].append(entry)
         try:
-            benchmark = BENCHMARKS[table.mode].load(args.data_root, None)
-            result = as_in_the_paper(benchmark, models, EncodingOptions(args.batch_size))
-        except UserError as error:
-            parts.append(f"{compared(table, None)}\n\nNot run: {error}.")
-            continue
-        parts.append(f"{compared(table, results_of(result))}\n\nProtocol: {protocol_line(benchmark.protocol)}.")
-        if result.submissions:
-            files = write_submissions(result, Path(args.submission_dir))
-            parts.append(f"Submission files in {args.submission_dir}: {', '.join(path.name for path in files)}.")
-    text = "\n\n".join(parts) + "\n"
-    Path(args.output).write_text(text)
-    print(text)
-    print(f"wrote {args.output}")
+            result = run(table, models, args.data_root, encoding)
+        except Exception as error:  # of any kind: the other benchmarks take hours and don't depend on it
+            entry["not run"] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            parts.append(f"{compared(table, None)}\n\nNot run: {entry['not run']}.")
+        else:
+            entry |= {"results": results_of(result), "protocol": dict(result.benchmark.protocol)}
+            protocol = protocol_line(result.benchmark.protocol)
+            parts.append(f"{compared(table, results_of(result))}\n\nProtocol: {protocol}.")
+            if result.submissions:
+                files = write_submissions(result, Path(args.submission_dir))
+                parts.append(f"Submission files in {args.submission_dir}: {', '.join(path.name for path in files)}.")
+        write_text(Path(args.output), "\n\n".join(parts) + "\n")
+        write_json(content, Path(args.output).with_suffix(".json"))
+    print("\n\n".join(parts))
+    print(f"\nwrote {args.output} and {Path(args.output).with_suffix('.json')}")
+
+
+def run(table: PaperTable, models: Models, data_root: str, encoding: EncodingOptions) -> Result:
+    kind = BENCHMARKS[table.mode]
+    return as_in_the_paper(kind.load(data_root, kind.options(**table.options)), models, encoding)
+
+
+def by_row(table: PaperTable) -> dict[str, dict[str, dict[str, float]]]:
+    """The published figures as `results` stand in the evaluation's JSON: group, row, metric."""
+    return {group: {row: table.figures(row)[group] for row in table.published} for group in table.groups}
 
 
 def named_as_in_the_paper(paths: Sequence[str], device: torch.device) -> Models:
@@ -66,7 +87,7 @@ def named_as_in_the_paper(paths: Sequence[str], device: torch.device) -> Models:
 
 def as_in_the_paper(benchmark: Benchmark, models: Models, options: EncodingOptions) -> Result:
     """The paper's methods, a mapper's row bearing the mapper's name."""
-    result = evaluate(benchmark, models.clip, models.mappers, options, (*BASELINES, ONLY))
+    result = evaluate(benchmark, models.clip, models.mappers, options, (*BASELINES, "image*text", ONLY))
     for rows in (*result.metrics.values(), result.submissions):
         for mapper in models.mappers:
             if row_name(ONLY, mapper) in rows:

@@ -23,7 +23,7 @@ from context_i2w.model.prompts import Tokenizer, fill, readable
 from context_i2w.preparation import data_check
 from context_i2w.toy_world import Sizes, make_toy_world
 
-ROWS = ("image", "text", "image+text", "composed")
+ROWS = ("image", "text", "image+text", "image*text", "composed")
 
 
 class Plain:
@@ -46,12 +46,15 @@ class Plain:
         ids = self.tokenise(prompts)
         words = self.mapper(self.clip.encode_text(ids), images)
         composed = normalize(self.clip.compose(ids, words))
-        return {"image": image, "text": text, "image+text": normalize(image + text), "composed": composed}
+        rows = {"image": image, "text": text, "image+text": normalize(image + text), "composed": composed}
+        return rows | {"image*text": (image, text)}
 
     def orders(self, queries, gallery):
         """{row: places of the gallery from best to worst [Q, G], equal ones in their order}"""
         gallery = normalize(gallery.embedding).double()
-        scores = {row: (found.double() @ gallery.T).mul(1e7).round() for row, found in queries.items()}
+        scores = {row: x.double() @ gallery.T for row, x in queries.items() if row != "image*text"}
+        scores["image*text"] = scores["image"].clamp(min=0) * scores["text"].clamp(min=0)
+        scores = {row: found.mul(1e7).round() for row, found in scores.items()}
         return {row: (-found).argsort(dim=1, stable=True).tolist() for row, found in scores.items()}
 
 
@@ -196,8 +199,7 @@ def test_ltll_equals_a_full_matrix(tmp_path, plain):
 
 
 def test_the_toy_worlds_imagenet_r_equals_a_full_matrix(tmp_path, plain):
-    sizes = Sizes(8, 8, 1, 4, 8, 3, 1, 4)
-    root = Path(make_toy_world(tmp_path / "toy", sizes=sizes, workers=1)) / "test"
+    root = Path(make_toy_world(tmp_path / "toy", sizes=Sizes.mini(), workers=1)) / "test"
     names = ["cartoon", "origami", "toy", "sculpture", "", "", "real"]
     lines = []
     for line in (root / "imgnet" / "imgnet_targets.txt").read_text().splitlines():

@@ -1,14 +1,17 @@
 """The paper's tables beside ours: differences, and what was not run."""
 
+import json
+
 from tests.checkpoints.test_checkpoints import published_file
 
 import reproduce
-from context_i2w.evaluation.paper_tables import ROWS, TABLES, compared
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.evaluation.paper_tables import TABLES, compared
 
 
 def test_every_table_has_a_figure_for_every_cell():
+    assert {table.mode for table in TABLES} == set(BENCHMARKS)
     for table in TABLES:
-        assert tuple(table.published) == ROWS
         for figures in table.published.values():
             assert len(figures) == len(table.groups) * len(table.metrics)
 
@@ -22,6 +25,8 @@ def test_published_means_are_those_of_their_groups():
             count = len(table.metrics)
             for metric in range(count):
                 values = figures[metric::count]
+                if None in values or len(values) == 1:
+                    continue
                 assert abs(sum(values[:-1]) / len(values[:-1]) - values[-1]) < 0.11, (table.mode, row)
 
 
@@ -40,8 +45,19 @@ def test_runs_what_is_there_and_says_what_is_not(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "cirr").symlink_to(golden_data / "cirr")
     monkeypatch.chdir(tmp_path)
-    reproduce.main(["--resume", str(checkpoint), "--device", "cpu"])
+    broken = tmp_path / "data" / "icir"
+    broken.mkdir()
+    (broken / "query_files.csv").write_text("one,two\n")
+    (broken / "database_files.csv").write_text("one,two,three\n")
+    reproduce.main(["--resume", str(checkpoint), "--device", "cpu", "--workers", "0"])
     text = (tmp_path / "reproduction.md").read_text()
+    content = json.loads((tmp_path / "reproduction.json").read_text())
+    tables = {table["title"]: table for table in content["tables"]}
+    assert len(tables) == len(TABLES)
+    validation = next(table for title, table in tables.items() if "CIRR validation" in title)
+    assert f"{validation['results']['all']['Context-I2W']['R@1']:.1f}" == "18.7"
+    assert validation["published"]["all"]["LinCIR"] == {"R@1": 25.09, "R@5": 54.41}
+    assert "query_files.csv:1" in next(table["not run"] for title, table in tables.items() if "i-CIR" in title)
     assert "18.7 / 26.96 (-8.3)" in text
     assert "Not run: no COCO data" in text
     assert (tmp_path / "submissions" / "cirr_test_Context-I2W_recall_subset.json").is_file()

@@ -1,6 +1,6 @@
 """One benchmark, all rows: features to queries to rankings to metrics.
 
-A row is a method of a query (model/queries.py) under one mapper: `image`, `text`, `image+text`, `composed`,
+A row is a method of a query (model/queries.py) under one mapper: `image`, `text`, `image*text`, `composed`,
 `blended:0.5:0.7`; with several mappers `NAME METHOD`. Methods without a mapper have one row.
 """
 
@@ -20,7 +20,7 @@ from context_i2w.evaluation.compositions import compositions
 from context_i2w.evaluation.features import Encoded, EncodingOptions, encode
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.mappers import Mapper
-from context_i2w.model.queries import DEFAULT_METHODS, parse_method
+from context_i2w.model.queries import DEFAULT_METHODS, Product, parse_method
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import mean_over_groups
 
@@ -102,8 +102,20 @@ def query_features(group: QueryGroup, method: str, encoded: Encoded, mapper: str
 
 
 def rank(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> Ranking:
-    gallery = encoded.image_features[[encoded.images[source] for source in group.gallery]]
-    return Ranking(query_features(group, method, encoded, mapper), gallery, group.excluded, group.candidates)
+    """Raises UserError for a method that is not known."""
+    query, gallery = parse_method(method).query, _rows(encoded.image_features, encoded.images, group.gallery)
+    if not isinstance(query, Product):
+        return Ranking(query_features(group, method, encoded, mapper), gallery, group.excluded, group.candidates)
+    one, other = (_vector(name, group, encoded, mapper) for name in query.factors)
+    return Ranking(one, gallery, group.excluded, group.candidates, second=(other, gallery))
+
+
+def _rows(features: torch.Tensor, numbers: Mapping, keys: Sequence) -> torch.Tensor:
+    """Features of the keys; a view where they lie side by side, for galleries of gigabytes."""
+    rows = [numbers[key] for key in keys]
+    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
+        return features[rows[0] : rows[0] + len(rows)]
+    return features[rows]
 
 
 def _score(result: Result, group: QueryGroup, row: str, ranking: Ranking) -> None:

@@ -95,7 +95,7 @@ def write_submissions(result: Result, folder: Path) -> list[Path]:
     written = []
     for row, files in result.submissions.items():
         for kind, content in files.items():
-            name = re.sub(r"[/: ]", "_", f"{result.benchmark.name}_{row}_{kind}.json")
+            name = re.sub(r"[/:* ]", "_", f"{result.benchmark.name}_{row}_{kind}.json")
             write_text(folder / name, json.dumps(content))
             written.append(folder / name)
     return written
