@@ -5,7 +5,6 @@ lies on white and RGB comes before resizing; for an upright RGB image the two gi
 least four times CLIP's size is decoded at half, a quarter or an eighth of its own: several times as fast.
 """
 
-import importlib.util
 import os
 
 import torch
@@ -13,10 +12,13 @@ from PIL import Image, ImageOps
 
 from context_i2w.model.images import BrokenImage, ImageSource, Preparation, open_image
 
-if HEIF := importlib.util.find_spec("pillow_heif") is not None:
+try:
     import pillow_heif
 
     pillow_heif.register_heif_opener()
+    HEIF = True
+except ImportError:
+    HEIF = False
 
 Picture = str | os.PathLike | Image.Image
 ENOUGH = 2  # times CLIP's size: a JPEG decoded at this much or more gives nearly the tensor of the whole one
