@@ -44,11 +44,11 @@ def read_picture(picture: Picture, opened: Callable = open_image) -> Image.Image
 class PicturePreparation:
     """Picture -> float tensor [3, S, S], normalised for CLIP; `pixels`: before that, as bytes. Raise BrokenImage.
 
-    images: "fast" reads JPEGs by torchvision, "exact" by Pillow (model/fast_images.py).
+    reader: "fast" reads JPEGs by torchvision, "exact" by Pillow (model/fast_images.py).
     """
 
-    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], images: str = "fast"):
-        self.preparation = PREPARATIONS[images](image_size, mean, std)
+    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], reader: str = "fast"):
+        self.preparation = PREPARATIONS[reader](image_size, mean, std)
 
     def __call__(self, picture: Picture) -> torch.Tensor:
         return self.preparation.normalised(self.pixels(picture))

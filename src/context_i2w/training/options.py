@@ -76,7 +76,7 @@ def run_settings(args: argparse.Namespace, **toy: Any) -> RunSettings:
         cache=CacheOptions(MAPPERS[args.mapper].uses_tokens, args.cache_precision, crops),
         view=view,
         batches=args.batches,
-        images=args.images,
+        image_reader=args.image_reader,
         workers=chosen["workers"],
         logs=args.logs,
         name=args.name,
@@ -156,7 +156,7 @@ def _data(group) -> None:
         help="this share of images is shown to the mapper grey or with turned hues; 0: off",
     )
     group.add_argument(
-        "--images",
+        "--image-reader",
         choices=tuple(PREPARATIONS),
         default="fast",
         help="how images are read: JPEGs by torchvision, or all by Pillow as benchmarks are; cached ones always exact",

@@ -60,7 +60,7 @@ class RunSettings:
     crop: bool = True
     view: ViewOptions = field(default_factory=ViewOptions)
     batches: str = "random"
-    images: str = "fast"
+    image_reader: str = "fast"
     workers: int = 4
     logs: str = "logs"
     name: str | None = None
@@ -116,7 +116,7 @@ class _Run:
         mapper = MAPPERS[settings.mapper](self.clip.sizes, options).to(process.device)
         train = settings.train
         data = TrainData(
-            settings.columns, self.clip, train.batch_size, train.seed, process, settings.workers, settings.images
+            settings.columns, self.clip, train.batch_size, train.seed, process, settings.workers, settings.image_reader
         )
         cache, view = settings.cache, settings.view
         source = data.open(

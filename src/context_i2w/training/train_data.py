@@ -21,8 +21,8 @@ GROUPS = 8  # of images that look alike in a global batch of similar ones
 class TrainData:
     """Opens the training and the validation data of one run for one of its processes.
 
-    `view` is what the mapper sees of training images; validation shows it the images themselves. images: how those are
-    read, "fast" or "exact" (model/fast_images.py); what is cached is always exact.
+    `view` is what the mapper sees of training images; validation shows it the images themselves.
+    image_reader: "fast" or "exact" (model/fast_images.py); what is cached is always exact.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class TrainData:
         seed: int,
         process: Process,
         workers: int,
-        images: str = "fast",
+        image_reader: str = "fast",
     ):
         self.columns, self.clip, self.batch_size, self.seed = columns, clip, batch_size, seed
         self.process, self.workers = process, workers
-        self.images = images
+        self.image_reader = image_reader
 
     def open_list(self, path: str, crop: bool, view: ViewOptions | None = None) -> ListSource:
-        pairs = self._pairs(path, crop, view, self.images)
+        pairs = self._pairs(path, crop, view, self.image_reader)
         return self._list_source(pairs, len(pairs.pairs), self.workers)
 
     def open_cached(
@@ -65,7 +65,7 @@ class TrainData:
         return ShardSource(
             data,
             self.columns.masked,
-            TrainPreparation(self._preparation(self.images), crop, view),
+            TrainPreparation(self._preparation(self.image_reader), crop, view),
             Tokenizer(self.clip.sizes.context_length),
             self.batch_size,
             self.seed,
