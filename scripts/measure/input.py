@@ -6,9 +6,9 @@
 
 The same files are read in turn, several rounds, in one run: *plain* decodes each file and converts it to RGB, in as
 many processes, and does nothing else; *list* and *shards* do all that training needs: decode, random resized crop,
-tokenise, batch, hand over to the training process as bytes; *list_exact* does it by Pillow (`--images exact` of
+tokenise, batch, hand over to the training process as bytes; *list_exact* does it by Pillow (`--image-reader exact` of
 training). The shards hold the list's own files. Prints one JSON object with images per second: the median over the
-rounds and the range, and what share of plain decoding and how many times the exact way that is.
+rounds and the range, what share of plain decoding and how many times the exact way that is.
 """
 
 import io

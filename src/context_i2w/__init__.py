@@ -4,8 +4,14 @@ from context_i2w import Retriever
 """
 
 import importlib
+import os
 
 __version__ = "0.1.0"
+
+# Torch's threads that wait for one another sleep at once instead of spinning, which costs several times the work where
+# other programs run too. Read when torch is loaded, so here, before any command loads it; what the user has set stays.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 # Imported at first use: `import context_i2w` stays free of torch.
 _HOMES = {

@@ -91,7 +91,7 @@ def test_the_newest_run_is_taken_and_named(tmp_path, monkeypatch, capsys):
 
 
 def test_unknown_task(refused):
-    assert "invalid choice: 'video'" in refused("--eval-mode", "video")
+    assert "--eval-mode video: unknown" in refused("--eval-mode", "video")
 
 
 def test_missing_checkpoint(refused, tmp_path):
@@ -120,7 +120,7 @@ def test_model_that_contradicts_the_checkpoint(refused, checkpoint, golden_data)
 
 def test_option_of_another_benchmark(refused, checkpoint, golden_data):
     line = refused("--eval-mode", "cirr", "--source", "dress", "--resume", checkpoint, "--data-root", golden_data)
-    assert "--source has no meaning for --eval-mode cirr" in line
+    assert "--source dress: it has no meaning for --eval-mode cirr" in line
 
 
 def test_submission_of_a_benchmark_with_answers(refused, checkpoint, tmp_path, golden_data):

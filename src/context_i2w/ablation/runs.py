@@ -71,9 +71,9 @@ def _identity(settings: RunSettings) -> dict[str, Any]:
     data, model, optim, folder = settings.data, settings.model, settings.optim, settings.folder
     train = asdict(settings.train) | {"max_broken": data.max_broken, "precision": _precision(settings)}
     new = {"steps": train.pop("steps"), "schedule": optim.schedule, "decay": optim.decay, "objective": model.objective}
-    new |= {"objective_options": dict(model.objective_options), "images": data.images}
+    new |= {"objective_options": dict(model.objective_options), "image_reader": data.image_reader}
     usual = {"steps": None, "schedule": "cosine", "decay": "published", "objective": "contrastive"}
-    usual |= {"objective_options": {}, "images": "fast" if data.feature_cache else "exact"}
+    usual |= {"objective_options": {}, "image_reader": "fast" if data.feature_cache else "exact"}
     optimiser = {k: v for k, v in asdict(optim).items() if k not in new}
     identity = {
         "train_data": data.train_data,

@@ -32,8 +32,8 @@ class Reader:
     seed: int
     process: Process
 
-    def preparation(self, images: str) -> Preparation:
-        return PREPARATIONS[images](self.clip.sizes.image_size, self.clip.image_mean, self.clip.image_std)
+    def preparation(self, reader: str) -> Preparation:
+        return PREPARATIONS[reader](self.clip.sizes.image_size, self.clip.image_mean, self.clip.image_std)
 
     @property
     def context_length(self) -> int:
@@ -73,7 +73,7 @@ def kept(options: DataOptions) -> CacheOptions:
 
 def _open(data: str, options: DataOptions, reader: Reader, crop: bool) -> PairSource:
     if is_shards(data):
-        prepare = TrainPreparation(reader.preparation(options.images), crop, options.view)
+        prepare = TrainPreparation(reader.preparation(options.image_reader), crop, options.view)
         tokenizer = Tokenizer(reader.context_length)
         return ShardSource(
             data,
@@ -93,7 +93,7 @@ def _open(data: str, options: DataOptions, reader: Reader, crop: bool) -> PairSo
 def _cached(options: DataOptions, reader: Reader) -> ListSource:
     """A list's features; the first process writes those that the folder lacks, the others wait."""
     cache_options, process = kept(options), reader.process
-    pairs = _pairs(options.train_data, replace(options, images="exact"), reader, cache_options.crops > 0)
+    pairs = _pairs(options.train_data, replace(options, image_reader="exact"), reader, cache_options.crops > 0)
     if not process.is_first:
         barrier()
     cache = open_cache(
@@ -111,4 +111,6 @@ def _cached(options: DataOptions, reader: Reader) -> ListSource:
 
 def _pairs(path: str, options: DataOptions, reader: Reader, crop: bool) -> ImagePairs:
     pairs = read_pair_list(path, options.columns)
-    return ImagePairs(pairs, reader.preparation(options.images), crop, reader.seed, reader.context_length, options.view)
+    return ImagePairs(
+        pairs, reader.preparation(options.image_reader), crop, reader.seed, reader.context_length, options.view
+    )

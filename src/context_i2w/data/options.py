@@ -56,7 +56,7 @@ class DataOptions(Options):
     feature_cache: str | None = option(None, "keep CLIP's features here; later epochs read them", metavar="DIR")
     cache: CacheOptions = nested(CacheOptions)
     view: ViewOptions = nested(ViewOptions)
-    images: str = option(
+    image_reader: str = option(
         "fast", "how images are read: JPEGs by torchvision, or all by Pillow as benchmarks are; cached ones always so",
         choices=("fast", "exact"),
     )  # fmt: skip

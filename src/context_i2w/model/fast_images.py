@@ -60,7 +60,7 @@ class FastPreparation(Preparation):
         return _resized(image[:, top : top + height, left : left + width], self.image_size, self.image_size)
 
 
-PREPARATIONS = {"exact": Preparation, "fast": FastPreparation}  # by the name of the option --images
+PREPARATIONS = {"exact": Preparation, "fast": FastPreparation}  # by the name of the option --image-reader
 
 
 def as_image(picture: Picture) -> Image.Image:
