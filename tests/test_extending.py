@@ -108,7 +108,7 @@ def test_it_is_evaluated_shared_loaded_and_searches(here, run, monkeypatch):
     found = subprocess.run(command, cwd=here / "elsewhere", capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["my_mapper.py:Pooling", "32"]
     retriever = Retriever.load("shared", device="cpu", trust_code=True)
-    index = retriever.index(data / "CIRR", cache=here / "cache")
+    index = retriever.index(data / "imgnet", cache=here / "cache")
     hits = index.search(index.path(index.names[0]), "a photo of [*] at night", k=3)
     assert len(hits) == 3
 
@@ -128,8 +128,8 @@ def test_a_benchmark_of_ones_own(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     data = here / "my_data"
     data.mkdir(exist_ok=True)
-    pictures = sorted((here / "data" / "toy" / "test" / "CIRR").rglob("*.png"))[:6]
-    names = [shutil.copy(picture, data) and picture.name for picture in pictures]
+    pictures = sorted((here / "data" / "toy" / "test").rglob("*.png"))[:6]
+    names = [Path(shutil.copy(picture, data / f"{number}.png")).name for number, picture in enumerate(pictures)]
     lines = [f"{a}\tat night\t{b}\n" for a, b in zip(names, [*names[1:], names[0]])]
     (data / "pairs.tsv").write_text("".join(lines))
     arguments = ["--data-root", "my_data", "--device", "cpu", "--output", "pairs.json", "--workers", "0"]
