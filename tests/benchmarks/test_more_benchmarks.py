@@ -65,7 +65,7 @@ def plain(golden_clip, golden_mapper):
 
 def run(mode, root, plain):
     benchmark = BENCHMARKS[mode].load(root, None)
-    return evaluate(benchmark, plain.clip, {"composed": plain.mapper}, EncodingOptions(batch_size=7, workers=0))
+    return evaluate(benchmark, plain.clip, {"composed": plain.mapper}, EncodingOptions(batch_size=7, workers=0), ROWS)
 
 
 def mean(values):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.benchmarks.made_more import write_domains, write_icir
 
 import eval_retrieval
 from context_i2w.checkpoints.find import LAST
@@ -57,10 +58,38 @@ def test_several_checkpoints_give_a_row_each(checkpoint, tmp_path, golden_data):
     content = json.loads(output.read_text())
     rows = content["results"]["mean"]
     of_mappers = [f"{name} {method}" for name in ("epoch_1", "other") for method in ("composed", RECOMMENDED)]
-    assert list(rows) == ["image", "text", "image+text", *of_mappers]
+    assert list(rows) == ["image", "text", "image+text", "image*text", *of_mappers]
     assert rows["epoch_1 composed"] == rows["other composed"]
     assert content["recommended"] == [f"epoch_1 {RECOMMENDED}", f"other {RECOMMENDED}"]
     assert content["passes"]["images"] == 120
+
+
+def test_all_benchmarks_at_hand(checkpoint, tmp_path, capsys):
+    """One is there, one is broken, the others are absent: the one runs, the end names the broken."""
+    root, output, lines = tmp_path / "data", tmp_path / "all.json", tmp_path / "all.jsonl"
+    write_domains(root, "ltll")
+    write_icir(root)
+    (root / "icir" / "query" / "lamp" / "q0.jpg").unlink()
+    arguments = ["--resume", checkpoint, "--eval-mode", "all", "--data-root", root, "--device", "cpu", "--workers", 0]
+    arguments += ["--methods", "image,image*text", "--intervals", "--output", output, "--rankings", lines]
+    with pytest.raises(SystemExit) as caught:
+        eval_retrieval.main([str(argument) for argument in [*arguments, "--source", "dress"]])
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.err.strip().endswith("error: failed: icir")
+    assert "icir: failed, icir: 1 of" in shown.out
+    assert "cirr: not at hand, no CIRR data" in shown.out
+    content = json.loads(output.read_text())
+    ltll = content["benchmarks"]["ltll"]
+    value = ltll["results"]["mean"]["image*text"]["mAP"]
+    low, high = ltll["intervals"]["mean"]["image*text"]["mAP"]
+    assert low <= value <= high
+    assert f"{value:.2f} [{low:.2f}, {high:.2f}]" in shown.out
+    summary = next(line.split() for line in shown.out.splitlines() if line.startswith("| ltll"))
+    image = ltll["results"]["mean"]["image"]["mAP"]
+    assert [word for word in summary if word != "|"] == ["ltll", "mAP", f"{image:.2f}", f"{value:.2f}"]
+    assert content["failed"].keys() == {"icir"}
+    assert {json.loads(line)["benchmark"] for line in lines.read_text().splitlines()} == {"ltll"}
 
 
 @pytest.mark.parametrize(

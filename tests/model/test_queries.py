@@ -65,6 +65,7 @@ def test_slerp_of_vectors_that_coincide_is_the_straight_mix():
 def test_what_each_needs():
     needs = {
         "image+text": {"image", "text"},
+        "image*text": {"image", "text"},
         "slerp:0.8": {"image", "text"},
         "composed": {"composed"},
         "anchored:0.1": {"composed", "image"},
@@ -76,6 +77,11 @@ def test_what_each_needs():
         method = parse_method(name)
         assert (method.name, method.needs) == (name, wanted)
         assert method.uses_mapper == ("composed" in wanted)
+
+
+def test_a_product_is_not_a_vector():
+    with pytest.raises(UserError, match="is not one vector"):
+        parse_method("image*text")({"image": V, "text": S})
 
 
 def test_bare_names_have_one_fixed_weight_and_keep_their_name():

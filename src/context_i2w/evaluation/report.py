@@ -83,10 +83,12 @@ def write_json(content: Any, path: Path) -> None:
 
 def write_rankings(results: Result | Mapping[str, Result], path: Path) -> None:
     """Of one benchmark, or of several by their names, which every line then bears."""
-    several = {} if isinstance(results, Result) else results
-    entries = ({"benchmark": name} | entry for name, result in several.items() for entry in rankings(result))
+    if isinstance(results, Result):
+        entries = rankings(results)
+    else:
+        entries = ({"benchmark": name} | entry for name, result in results.items() for entry in rankings(result))
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for entry in entries if several else rankings(results):
+        for entry in entries:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 

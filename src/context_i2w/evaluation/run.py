@@ -83,9 +83,9 @@ class _Running:
                 results[mode] = self.evaluate(self.load(mode))
             except UserError as error:
                 (absent if str(error).startswith("no ") else failed)[mode] = str(error)
-                continue
-            contents[mode] = self.report(results[mode])
-            print()
+            else:
+                contents[mode] = self.report(results[mode])
+                print()
             if out.output:  # after each, so that hours are not lost
                 rest = {"not at hand": absent, "failed": failed}
                 write_json({"benchmark": ALL, "benchmarks": contents, **rest}, Path(out.output))
