@@ -15,16 +15,16 @@ A benchmark's gallery; millions of images; features for another vector database:
 
 from collections.abc import Sequence
 
-from context_i2w.demo.options import check, make_parser
-from context_i2w.demo.run import run
+from context_i2w.demo.options import parse_demo
 from context_i2w.errors import exit_on_user_error
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = make_parser(__doc__).parse_args(argv)
-    check(arguments)
-    run(arguments)
+    settings = parse_demo(argv, __doc__)
+    from context_i2w.demo.run import run  # imports torch, which --help does without
+
+    run(settings)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Needs `pip install selenium`, Chromium and chromedriver (Debian: apt install chr
         --prompts "a sketch of [*]" "on a beach"
 """
 
-import argparse
 import io
 import shutil
 import tempfile
@@ -18,8 +17,9 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
-from context_i2w.demo import options as demo_arguments
+from context_i2w.command_line import with_values
 from context_i2w.demo.engine import Engine
+from context_i2w.demo.options import parse_demo
 from context_i2w.demo.run import load, make_index, prompts_for, references, write_gallery
 from context_i2w.demo.server import Demo, serve
 from context_i2w.errors import UserError, exit_on_user_error
@@ -91,17 +91,10 @@ def _save(browser: Any, path: Path) -> None:
     print(f"wrote {path} ({path.stat().st_size / 1e3:.0f} kB)")
 
 
-def options(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The demo's own options; --output is a folder here."""
-    parser = demo_arguments.make_parser(__doc__)
-    parser.set_defaults(output="docs/images", compare=True, k=8, heat_maps=True)
-    return parser.parse_args(argv)
-
-
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    chosen = options(argv)
-    folder = Path(chosen.output)
+    chosen = parse_demo(argv, __doc__, output="docs/images", compare=True, k=8, heat_maps=True)
+    folder = Path(chosen.what.output)
     folder.mkdir(parents=True, exist_ok=True)
     retrievers = load(chosen)
     engine = Engine(make_index(chosen, next(iter(retrievers.values()))), retrievers)
@@ -116,10 +109,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for (device, scheme), name in NAMES.items():
                 show_as(browser, device, scheme)
                 picture_page(browser, f"http://127.0.0.1:{server.server_address[1]}/", query, folder / name)
-            chosen.output = str(Path(scratch) / "gallery.html")
-            write_gallery(chosen, engine, looks[:1], prompts[:1])
+            gallery = Path(scratch) / "gallery.html"
+            write_gallery(with_values(chosen, output=str(gallery)), engine, looks[:1], prompts[:1])
             show_as(browser, "desk", "light")
-            picture_file(browser, Path(chosen.output), folder / "gallery.png")
+            picture_file(browser, gallery, folder / "gallery.png")
         finally:
             browser.quit()
             server.shutdown()

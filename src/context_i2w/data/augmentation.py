@@ -1,19 +1,26 @@
-"""Training images as CLIP sees them: the published augmentation, and corrupted views of the reference image."""
+"""Training images as CLIP sees them: the published augmentation, and corrupted views of the reference image.
 
+Its options stand beside their use, so torch is imported where it is used: `--help` reads the options.
+"""
+
+from __future__ import annotations
+
+import functools
 import math
 import random
 import re
 import warnings
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-from torchvision.transforms.functional import adjust_hue, rgb_to_grayscale
+from typing import TYPE_CHECKING
 
 from context_i2w.command_line import OptionError, Options, option
-from context_i2w.data.broken import BrokenPair, image_kind
-from context_i2w.model.fast_images import Picture, as_image
-from context_i2w.model.images import BrokenImage, ImageSource, Preparation, as_bytes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from context_i2w.model.fast_images import Picture
+    from context_i2w.model.images import Preparation
 
 # Those that turned hues or grey contradict.
 COLOUR = re.compile(
@@ -22,7 +29,6 @@ COLOUR = re.compile(
 )
 PUBLISHED_SCALE = (0.9, 1.0)  # share of the image's area that the random resized crop keeps
 RATIO = (3 / 4, 4 / 3)  # width to height of crops
-LOG_RATIO = torch.log(torch.tensor(RATIO)).tolist()  # in float32, as torchvision has it
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ class TrainPreparation:
 
     def __call__(self, name: str, drawn: str, content: bytes | None = None, caption: str = "") -> Tensor:
         """name: the file, or what to call the `content` of one; caption: the masked one. Raises BrokenPair."""
+        import torch
+
+        from context_i2w.data.broken import BrokenPair, image_kind
+        from context_i2w.model.images import BrokenImage, ImageSource, as_bytes
+
         try:
             image = self.preparation.open(name, content)
             with warnings.catch_warnings():
@@ -89,14 +100,20 @@ class TrainPreparation:
         choice = random.Random(f"{drawn}-colour")
         if choice.random() >= self.view.colour or (self.view.told and not COLOUR.search(caption)):
             return target
+        from torchvision.transforms.functional import adjust_hue, rgb_to_grayscale
+
+        from context_i2w.model.fast_images import as_image
+
         target = as_image(target).convert("RGB")
         if choice.random() < 0.5:
             return rgb_to_grayscale(target, 3)
         return adjust_hue(target, choice.uniform(-0.5, 0.5))
 
     def _crop(self, image: Picture, drawn: str, scale: tuple[float, float]) -> Picture:
+        import torch
+
         random_numbers = torch.Generator().manual_seed(random.Random(drawn).getrandbits(62))
-        height, width = image.shape[1:] if isinstance(image, Tensor) else image.size[::-1]
+        height, width = image.shape[1:] if isinstance(image, torch.Tensor) else image.size[::-1]
         return self.preparation.resized_part(image, crop_box(height, width, scale, random_numbers))
 
 
@@ -106,10 +123,12 @@ def crop_box(height: int, width: int, scale: tuple[float, float], random_numbers
     torchvision's RandomResizedCrop.get_params to the number, but without the process's own random numbers, which are
     slow to put aside.
     """
+    import torch
+
     drawn = torch.empty(1)
     for _ in range(10):
         area = height * width * drawn.uniform_(*scale, generator=random_numbers).item()
-        aspect = drawn.uniform_(*LOG_RATIO, generator=random_numbers).exp_().item()
+        aspect = drawn.uniform_(*_log_ratio(), generator=random_numbers).exp_().item()
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             top, left = (int(torch.randint(0, n + 1, (1,), generator=random_numbers)) for n in (height - h, width - w))
@@ -120,3 +139,11 @@ def crop_box(height: int, width: int, scale: tuple[float, float], random_numbers
     elif width / height > RATIO[1]:
         w = round(height * RATIO[1])
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+@functools.cache
+def _log_ratio() -> list[float]:
+    """In float32, as torchvision has it."""
+    import torch
+
+    return torch.log(torch.tensor(RATIO)).tolist()

@@ -4,17 +4,8 @@ from pathlib import Path
 
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.benchmarks.base import check_images_exist
-from context_i2w.benchmarks.fashioniq import FashionIQOptions
+from context_i2w.demo.options import GALLERIES
 from context_i2w.search.files import Files, files_of_folder, files_of_list
-
-GALLERIES = {
-    "coco": ("coco", None),
-    "imgnet": ("imgnet", None),
-    "cirr": ("cirr", None),
-    "dress": ("fashion", FashionIQOptions(source="dress")),
-    "shirt": ("fashion", FashionIQOptions(source="shirt")),
-    "toptee": ("fashion", FashionIQOptions(source="toptee")),
-}
 
 
 def is_benchmark(images: str) -> bool:

@@ -1,84 +1,91 @@
-"""The command line of `src/demo.py`."""
+"""The options of `src/demo.py`. Imports nothing that takes time."""
 
-import argparse
+from __future__ import annotations
 
-from context_i2w.command_line import Parser
-from context_i2w.demo.gallery_images import GALLERIES
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from context_i2w.benchmarks.options import FashionIQOptions
+from context_i2w.command_line import OptionError, Options, nested, option, parse
 from context_i2w.errors import UserError
+from context_i2w.evaluation.options import DeviceChoice, ModelChoice
+
+# Whose pictures are searched, if no folder: a benchmark's gallery, by benchmark and protocol.
+GALLERIES = {
+    "coco": ("coco", None),
+    "imgnet": ("imgnet", None),
+    "cirr": ("cirr", None),
+    "dress": ("fashion", FashionIQOptions(source="dress")),
+    "shirt": ("fashion", FashionIQOptions(source="shirt")),
+    "toptee": ("fashion", FashionIQOptions(source="toptee")),
+}
 
 
-def make_parser(description: str) -> Parser:
-    parser = Parser(description=description, allow_abbrev=False)
-    _add_what(parser.add_argument_group("what to do (default: write an HTML gallery)"))
-    _add_question(parser.add_argument_group("references and descriptions"))
-    _add_model(parser.add_argument_group("model"))
-    _add_index(parser.add_argument_group("index"))
-    return parser
+@dataclass(frozen=True)
+class WhatToDo(Options):
+    """A gallery, a page or an explanation."""
+
+    output: str = option("demo.html", "where the gallery goes", metavar="FILE.html")
+    serve: bool = option(False, "open a page for the browser instead")
+    host: str = option("127.0.0.1", "address for --serve; the default is this machine alone")
+    port: int = option(7860, "port for --serve; 0: any free one", at_least=0, at_most=65535)
+    explain: bool = option(False, "print the words nearest to the pseudo-word tokens instead")
+    export: str | None = option(None, "write the gallery's features to FILE.parquet or FILE.npy", metavar="FILE")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.serve and self.explain:
+            raise UserError("--serve and --explain exclude each other; leave one out")
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """What can be seen to be wrong before anything is loaded. Raises UserError."""
-    if arguments.serve and arguments.explain:
-        raise UserError("--serve and --explain exclude each other; leave one out")
-    if not 1 <= arguments.k <= 1000:
-        raise UserError(f"--k {arguments.k}: from 1 to 1000 results can be shown")
-    if not 0 <= arguments.port <= 65535:
-        raise UserError(f"--port {arguments.port}: from 0 (any free one) to 65535")
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch-size {arguments.batch_size}: at least 1 is needed")
-    if arguments.parameters and not arguments.factory:
-        raise UserError("--parameters needs --factory, a FAISS factory string such as IVF1024,PQ64")
+@dataclass(frozen=True)
+class Question(Options):
+    """What is asked, of which pictures."""
 
-
-def _add_what(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", metavar="FILE.html", default="demo.html", help="where the gallery goes")
-    group.add_argument("--serve", action="store_true", help="open a page for the browser instead")
-    group.add_argument("--host", default="127.0.0.1", help="address for --serve; the default is this machine alone")
-    group.add_argument("--port", type=int, default=7860, help="port for --serve; 0: any free one")
-    group.add_argument(
-        "--explain", action="store_true", help="print the words nearest to the pseudo-word tokens instead"
-    )
-    group.add_argument("--export", metavar="FILE", help="write the gallery's features to FILE.parquet or FILE.npy")
-
-
-def _add_question(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--images", metavar="DIR|" + "|".join(GALLERIES),
-        help="images to search: any folder, or a benchmark's gallery (default: the toy world's, for a toy checkpoint)",
+    images: str | None = option(
+        None, "images to search: any folder, or a benchmark's gallery; left out: the toy world's, for a toy checkpoint",
+        metavar="DIR|" + "|".join(GALLERIES),
     )  # fmt: skip
-    group.add_argument("--query", nargs="+", metavar="FILE", help="reference images (default: three of the gallery)")
-    group.add_argument(
-        "--prompts", nargs="+", metavar="TEXT",
-        help='descriptions; "[*]" stands for the reference, e.g. "a sketch of [*]" (default: a few examples)',
+    query: tuple[str, ...] = option((), "reference images; left out: three of the gallery", metavar="FILE")
+    prompts: tuple[str, ...] = option(
+        (), 'descriptions; "[*]" stands for the reference, e.g. "a sketch of [*]"; left out: a few examples',
+        metavar="TEXT",
     )  # fmt: skip
-    group.add_argument("--k", type=int, default=10, help="results for each query")
-    group.add_argument(
-        "--compare", action="store_true", help="image only, text only and image + text beside the mappers"
+    k: int = option(10, "results for each query", at_least=1, at_most=1000)
+    compare: bool = option(False, "image only, text only and image + text beside the mappers")
+    heat_maps: bool = option(False, "where Context-I2W looked, in the gallery too")
+
+
+@dataclass(frozen=True)
+class IndexOptions(Options):
+    """How pictures are kept and searched."""
+
+    cache: str | None = option(None, "where features are kept; left out: ~/.cache/context-i2w", metavar="DIR")
+    factory: str | None = option(
+        None, "search approximately by FAISS, e.g. IVF1024,PQ64 or HNSW32; left out: exactly", metavar="TEXT"
     )
-    group.add_argument("--heat-maps", action="store_true", help="where Context-I2W looked, in the gallery too")
+    parameters: str = option("", "FAISS's search parameters, e.g. nprobe=32", metavar="TEXT")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.parameters and not self.factory:
+            reason = "it needs --factory, a FAISS factory string such as IVF1024,PQ64"
+            raise OptionError("parameters", self.parameters, reason)
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--resume", action="append", metavar="CKPT",
-        help="checkpoint file, run folder, folder of save_pretrained or hub id; repeat it for several mappers of one "
-        "CLIP side by side. Default: the newest run under logs/, else the shipped toy checkpoints",
-    )  # fmt: skip
-    group.add_argument("--openai-pretrained", action="store_true", help="CLIP weights of OpenAI, if CKPT names none")
-    group.add_argument("--model", help="CLIP model, e.g. ViT-L/14; default: the one the checkpoint belongs to")
-    group.add_argument("--pretrained", metavar="TAG|FILE", help="open_clip tag or local file of CLIP's weights")
-    group.add_argument(
-        "--data-root", help="folder of the benchmarks (default: data, data/toy/test for a toy checkpoint)"
-    )
-    group.add_argument("--gpu", type=int, metavar="N", help="number of the GPU (leave it out on a machine without)")
-    group.add_argument("--device", help="torch device, e.g. cuda:1, cpu, mps (default: a GPU if there is one)")
+@dataclass(frozen=True)
+class DemoSettings(Options):
+    """Everything that src/demo.py is told."""
+
+    what: WhatToDo = nested(WhatToDo, "what to do (left out: write an HTML gallery)")
+    question: Question = nested(Question, "references and descriptions")
+    model: ModelChoice = nested(ModelChoice, "model")
+    data_root: str | None = option(None, "folder of the benchmarks; left out: data, for a toy checkpoint data/toy/test")
+    machine: DeviceChoice = nested(DeviceChoice, "machine")
+    index: IndexOptions = nested(IndexOptions, "index")
 
 
-def _add_index(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--cache", metavar="DIR", help="where features are kept (default: ~/.cache/context-i2w)")
-    group.add_argument("--batch-size", type=int, default=64, help="images per vision pass")
-    group.add_argument("--workers", type=int, help="processes that read images (default: by the machine's cores)")
-    group.add_argument(
-        "--factory", help="search approximately by FAISS, e.g. IVF1024,PQ64 or HNSW32 (default: exactly)"
-    )
-    group.add_argument("--parameters", default="", help="FAISS's search parameters, e.g. nprobe=32")
+def parse_demo(argv: Sequence[str] | None, description: str, **defaults: Any) -> DemoSettings:
+    """From the command line; one line and exit status 2 for an error. defaults: other ones, by key."""
+    return parse(DemoSettings, argv, prog="python src/demo.py", description=description, recipe=lambda _: defaults)

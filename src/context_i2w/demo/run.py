@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from context_i2w.checkpoints.find import newest_checkpoint, shipped_checkpoints
 from context_i2w.demo.engine import Engine, Look, by_title
 from context_i2w.demo.gallery import render
 from context_i2w.demo.gallery_images import find_images, is_benchmark
+from context_i2w.demo.options import DemoSettings
 from context_i2w.demo.server import Demo, is_loopback, serve
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions
@@ -25,30 +25,31 @@ TOY_IMAGES = "cirr"
 EXAMPLES = 3  # references taken if none is named
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(settings: DemoSettings) -> None:
     """Loads, indexes, and writes a gallery, explains or serves. Raises UserError."""
-    if not arguments.serve and not arguments.explain:
-        check_writable(Path(arguments.output), "--output")
-    retrievers = load(arguments)
-    engine = Engine(make_index(arguments, next(iter(retrievers.values()))), retrievers)
-    if arguments.export:
-        print(f"wrote {', '.join(map(str, engine.index.export(arguments.export)))}")
-    prompts = prompts_for(arguments, engine)
-    if arguments.serve:
-        run_server(engine, prompts, arguments.host, arguments.port)
-    elif arguments.explain:
-        explain(engine, references(arguments, engine), prompts)
+    if not settings.what.serve and not settings.what.explain:
+        check_writable(Path(settings.what.output), "--output")
+    retrievers = load(settings)
+    engine = Engine(make_index(settings, next(iter(retrievers.values()))), retrievers)
+    if settings.what.export:
+        print(f"wrote {', '.join(map(str, engine.index.export(settings.what.export)))}")
+    prompts = prompts_for(settings, engine)
+    if settings.what.serve:
+        run_server(engine, prompts, settings.what.host, settings.what.port)
+    elif settings.what.explain:
+        explain(engine, references(settings, engine), prompts)
     else:
-        write_gallery(arguments, engine, references(arguments, engine), prompts)
+        write_gallery(settings, engine, references(settings, engine), prompts)
 
 
-def load(arguments: argparse.Namespace) -> dict[str, Retriever]:
+def load(settings: DemoSettings) -> dict[str, Retriever]:
     """The mappers by title; those named, else the newest run's, else the shipped ones."""
-    sources = arguments.resume or default_checkpoints()
-    device = choose_device(arguments.gpu, arguments.device)
-    pretrained = "openai" if arguments.openai_pretrained else arguments.pretrained
-    first = Retriever.load(sources[0], arguments.model, pretrained, device)
-    return by_title([first, *(first.beside(source) for source in sources[1:])], list(map(str, sources)))
+    sources = settings.model.resume or default_checkpoints()
+    device = choose_device(settings.machine.gpu, settings.machine.device)
+    model = settings.model
+    first = Retriever.load(sources[0], model.model, model.weights, device, model.trust_code)
+    others = [first.beside(source, model.trust_code) for source in sources[1:]]
+    return by_title([first, *others], list(map(str, sources)))
 
 
 def default_checkpoints() -> list[Path]:
@@ -60,33 +61,35 @@ def default_checkpoints() -> list[Path]:
     return found
 
 
-def prompts_for(arguments: argparse.Namespace, engine: Engine) -> list[str]:
-    return arguments.prompts or (TOY_PROMPTS if engine.retriever.clip.name == TOY_MODEL else PROMPTS)
+def prompts_for(settings: DemoSettings, engine: Engine) -> list[str]:
+    return list(settings.question.prompts) or (TOY_PROMPTS if engine.retriever.clip.name == TOY_MODEL else PROMPTS)
 
 
-def make_index(arguments: argparse.Namespace, retriever: Retriever) -> Index:
+def make_index(settings: DemoSettings, retriever: Retriever) -> Index:
     """The index over the images asked for. Raises UserError if they are not there."""
-    images = arguments.images
+    images = settings.question.images
     if images is None:
         if retriever.clip.name != TOY_MODEL:
             raise UserError("--images DIR: which folder of images is to be searched?")
         images = TOY_IMAGES
     files: Files | str = images
     if is_benchmark(images):
-        files = find_images(images, choose_data_root(arguments.data_root, retriever.clip))
-    index = retriever.index(files, arguments.cache, EncodingOptions(arguments.batch_size, arguments.workers))
+        files = find_images(images, choose_data_root(settings.data_root, retriever.clip))
+    index = retriever.index(
+        files, settings.index.cache, EncodingOptions(settings.machine.batch_size, settings.machine.workers)
+    )
     print(f"{len(index):,} images of {index.files.title}, features in {index.store.folder}")
-    if arguments.factory:
-        index.approximate(arguments.factory, arguments.parameters)
+    if settings.index.factory:
+        index.approximate(settings.index.factory, settings.index.parameters)
     return index
 
 
-def references(arguments: argparse.Namespace, engine: Engine) -> list[tuple[str, Look]]:
+def references(settings: DemoSettings, engine: Engine) -> list[tuple[str, Look]]:
     """(name, look) of the images asked for, else of a few spread over the gallery."""
-    if arguments.query:
+    if settings.question.query:
         root = engine.index.files.root.resolve()
         looks = []
-        for query in arguments.query:
+        for query in settings.question.query:
             path = Path(query).resolve()
             inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else None
             looks.append((Path(query).name, engine.look(query, inside)))
@@ -96,18 +99,22 @@ def references(arguments: argparse.Namespace, engine: Engine) -> list[tuple[str,
     return [(name, engine.look(engine.index.path(name), name)) for name in chosen]
 
 
-def write_gallery(
-    arguments: argparse.Namespace, engine: Engine, looks: list[tuple[str, Look]], prompts: list[str]
-) -> None:
+def write_gallery(settings: DemoSettings, engine: Engine, looks: list[tuple[str, Look]], prompts: list[str]) -> None:
     answers = [
-        (name, look, engine.answer(look, prompt, arguments.k, arguments.compare, arguments.heat_maps, False))
+        (
+            name,
+            look,
+            engine.answer(
+                look, prompt, settings.question.k, settings.question.compare, settings.question.heat_maps, False
+            ),
+        )
         for name, look in looks
         for prompt in prompts
     ]
     about = (
         f"{len(engine.index):,} images of {engine.index.files.title}; {engine.retriever.clip.name}; scores are cosines"
     )
-    path = Path(arguments.output)
+    path = Path(settings.what.output)
     path.write_text(render("Composed image retrieval", about, answers, engine.index), encoding="utf-8")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
