@@ -33,7 +33,7 @@ class Reader:
     process: Process
 
     def preparation(self, images: str) -> Preparation:
-        return PREPARATIONS[images](self.clip.sizes.image_size, self.clip.image_mean, self.clip.image_std)
+        return PREPARATIONS[images](*self.clip.transform)
 
     @property
     def context_length(self) -> int:

@@ -43,7 +43,7 @@ def report_broken(store: Store, root: object) -> None:
 
 def _encode(names: list[str], journal: Journal, files: Files, clip: FrozenCLIP, options: EncodingOptions) -> None:
     loader = DataLoader(
-        _Pictures(names, files, PicturePreparation(clip.sizes.image_size, clip.image_mean, clip.image_std)),
+        _Pictures(names, files, PicturePreparation(*clip.transform)),
         batch_size=options.batch_size,
         num_workers=options.worker_count() if len(names) > FEW else 0,
         collate_fn=list,
