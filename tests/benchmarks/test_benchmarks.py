@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks import BENCHMARKS, genecis
 from context_i2w.benchmarks.base import check_images_exist
 from context_i2w.benchmarks.circo import CIRCOOptions
 from context_i2w.benchmarks.cirr import CIRROptions
@@ -17,6 +17,7 @@ from context_i2w.benchmarks.coco import COCOOptions
 from context_i2w.benchmarks.fashioniq import FashionIQOptions, image_files
 from context_i2w.benchmarks.genecis import GeneCISOptions
 from context_i2w.errors import UserError
+from context_i2w.model.images import target_pad
 from context_i2w.model.prompts import readable
 from context_i2w.ranking.exact import Ranking
 
@@ -376,4 +377,37 @@ def test_genecis(tmp_path):
     assert focus.candidates == [[0, 1, 2]]
     assert focus.score(ranking_of(focus, [0, 2, 1])) == {"R@1": 0.0, "R@2": 100.0, "R@3": 100.0}
     source = groups["focus_attribute"].references[0]
-    assert (source.box, source.view) == ((-3, -2, 21, 12), "black-square")
+    assert (source.box, source.view) == (
+        (0, 0, 17, 10),
+        "black-square",
+    )  # 1.7 of 10 x 6 from a corner that the border stops
+
+
+@pytest.mark.parametrize(
+    ("box", "part"),
+    [
+        ([300, 200, 60, 40], (258, 172, 360, 240)),  # ends where the box does
+        ([10, 200, 60, 40], (0, 172, 102, 240)),  # stopped at the left border, 1.7 boxes from there
+        ([560, 420, 80, 60], (504, 378, 640, 480)),
+    ],
+)
+def test_genecis_parts_are_the_published_ones(tmp_path, box, part):
+    """facebookresearch/genecis, datasets/vaw_dataset.py, in an image of 640 x 480."""
+    (tmp_path / "VG_100K").mkdir()
+    Image.new("RGB", (640, 480)).save(tmp_path / "VG_100K" / "1.jpg")
+    source = genecis._genome(tmp_path, tmp_path)({"image_id": 1, "instance_bbox": box})
+    x1, y1, x2, y2 = source.box
+    assert (x1, y1, min(x2, 640), min(y2, 480)) == part
+    for item in ({"image_id": "../1", "instance_bbox": box}, {"image_id": 1, "instance_bbox": [1, 2, float("inf"), 3]}):
+        with pytest.raises((ValueError, OverflowError)):
+            genecis._genome(tmp_path, tmp_path)(item)
+
+
+@pytest.mark.parametrize(
+    ("size", "at"), [((100, 60), (0, 20)), ((101, 60), (0, 20)), ((33, 32), (0, 0)), ((5, 8), (1, 0))]
+)
+def test_genecis_squares_are_whole(size, at):
+    """Pasted at (side - length) // 2: the odd pixel lies right or below."""
+    padded = target_pad(Image.new("RGB", size, "white"), 1.0)
+    assert padded.size == (max(size), max(size))
+    assert padded.getbbox() == (*at, at[0] + size[0], at[1] + size[1])

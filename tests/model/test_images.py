@@ -1,5 +1,6 @@
 """Image preparation: equal to the published transforms, in every mode; damaged files say what is wrong."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -158,3 +159,9 @@ def test_a_strip_that_would_grow_without_bound_is_refused(prepare, tmp_path):
     Image.new("1", (1, 1 + MAX_PIXELS // SIZE // SIZE)).save(path)
     with pytest.raises(BrokenImage, match="over the bound"):
         prepare(ImageSource(str(path)))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "image.png")
+    with pytest.raises(BrokenImage, match="a pipe, not a file"):
+        open_image(tmp_path / "image.png")

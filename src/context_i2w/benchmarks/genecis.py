@@ -4,8 +4,10 @@ Files:
     genecis/{focus,change}_{attribute,object}.json
     coco/val2017/<id, 12 digits>.jpg             object tasks: whole images
     genecis/VG_100K/<id>.jpg, VG_100K_2, ...     attribute tasks: objects cut out of Visual Genome images
-An object's box is widened by 0.7 of its size on every side, cut at the image's border and padded to a square
-in black. R@1/2/3 over the target and the query's gallery, and the mean over the tasks.
+An object's part of the image is the published one (facebookresearch/genecis, datasets/vaw_dataset.py): the box's
+corner goes left and up by 0.7 of its size, stopping at the border; from there the part is 1.7 times the box, cut at
+the border. Away from it the part thus ends where the box does. It is padded to a square in black.
+R@1/2/3 over the target and the query's gallery, and the mean over the tasks.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def load(data_root: str | os.PathLike, options: GeneCISOptions | None = None) ->
         "gallery": "each query's own, with its target",
         "metric": "Recall@K",
         "queries": {group.name: len(group.query_ids) for group in groups},
-        "image": "attributes: box widened by 0.7, black square; objects: centre crop",
+        "image": "attributes: the published part about the box, black square; objects: centre crop",
     }
     return Benchmark("genecis", groups, protocol)
 
@@ -90,8 +92,9 @@ def _genome(folder: Path, data_root: Path) -> Source:
         x, y, width, height = item["instance_bbox"]
         if max(map(abs, item["instance_bbox"])) > MOST_PIXELS or min(width, height) < 0:
             raise ValueError(f"{item['instance_bbox']} is not x, y, width, height in pixels")
-        margin, upright = DILATION * width, DILATION * height
-        box = (round(x - margin), round(y - upright), round(x + width + margin), round(y + height + upright))
+        left, top = max(0, x - DILATION * width), max(0, y - DILATION * height)
+        part = left, top, left + (1 + DILATION) * width, top + (1 + DILATION) * height  # the image's border cuts it
+        box = tuple(round(value) for value in part)
         name = f"{item['image_id']}.jpg"
         return ImageSource(files.get(name, os.fspath(first / name)), box, "black-square")
 

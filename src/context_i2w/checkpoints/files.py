@@ -7,46 +7,35 @@ Everything is read with safe loading (`weights_only=True`).
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from context_i2w.checkpoints.published import (
     PROTOCOL_OF_FILE,
+    foreign_method,
     is_published,
     ours_from_published,
     parse_published,
     published_name,
 )
+from context_i2w.checkpoints.reference import CLIP_SHAPE, CLIPReference, check_shape, read_reference
 from context_i2w.command_line import options_from
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path
-from context_i2w.model.clip import CLIPSizes, FrozenCLIP
-from context_i2w.model.clip_weights import (
-    State,
-    clip_from_openai_state,
-    load_clip,
-    load_state,
-    read_state,
-    sizes_by_name,
-    without_archive_scalars,
-)
+from context_i2w.files import atomic_path, shown
+from context_i2w.model.backbones import CLIPSizes, sizes_by_name
+from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.clip_weights import clip_from_openai_state, load_clip
 from context_i2w.model.extensions import find_class
+from context_i2w.model.fit_state import load_state
+from context_i2w.model.identity import QUICK_GELU
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
+from context_i2w.model.tensor_files import State, check_readable, check_state, first_line, load_safely
 
 FORMAT = "context-i2w/1"
-
-
-@dataclass(frozen=True)
-class CLIPReference:
-    """A CLIP by name: enough to load it again and to see that it is the same."""
-
-    model: str
-    pretrained: str | None
-    weights_hash: str | None = None
+_SHAPE = {"mapper": {"name": str, "options": {str: object}, "state": dict}, "clip": CLIP_SHAPE, "step": int | None}
 
 
 @dataclass(frozen=True)
@@ -65,6 +54,7 @@ class Checkpoint:
     step: int | None
     content: Mapping  # ours only: all that was saved, for resuming
     protocol: str | None = None  # of benchmarks/protocols.py, where a published file tells its family
+    folder: Path | None = None  # shared mappers only: where their weights of CLIP must lie, if they name a file
 
     def load_clip(self, model: str | None = None, pretrained: str | None = None, device="cpu") -> FrozenCLIP:
         """The CLIP that the mapper was trained with.
@@ -77,31 +67,44 @@ class Checkpoint:
         reference = self.clip or CLIPReference(model or "", None)
         of_openai = self.source == "published" and reference.pretrained in ("openai", None)
         if of_openai and model is None and pretrained and Path(pretrained).is_file():
-            state = without_archive_scalars(read_state(Path(pretrained)))  # which tells the sizes
-            return clip_from_openai_state(state, pretrained, device)
+            return load_clip(None, pretrained, device, {"activation": QUICK_GELU})  # its tensors tell the sizes
         if not (model or reference.model):
             raise UserError(f"{self.path} does not say which CLIP it belongs to; give --pretrained FILE, or --model")
-        clip = load_clip(model or reference.model, pretrained or reference.pretrained, device)
-        if reference.weights_hash and clip.weights_hash != reference.weights_hash:
+        pretrained = pretrained or reference.weights(self.folder)
+        clip = load_clip(model or reference.model, pretrained, device, reference.known_configuration())
+        difference = reference.difference(clip)
+        if difference:
             raise UserError(
-                f"{self.path} was trained with another CLIP: {reference.model} {reference.weights_hash[:12]}, "
-                f"not {clip.name} {clip.weights_hash[:12]}; leave out --model and --pretrained, or give its weights"
+                f"{self.path} was trained with another CLIP: {difference}; "
+                "leave out --model and --pretrained, or give its weights"
             )
         return clip
 
-    def clip_hash(self, model: str | None = None, pretrained: str | None = None) -> str:
-        """The hash of the CLIP that it belongs to: the one noted, else of the weights that `load_clip` gives."""
-        noted = self.clip.weights_hash if self.clip and self.clip_state is None else None
-        return noted or self.load_clip(model, pretrained).weights_hash
+    def belongs_to(self, clip: FrozenCLIP, model: str | None = None, pretrained: str | None = None) -> bool:
+        """Whether the mapper was trained with this CLIP; loads its own only where names and hashes can't tell."""
+        if self.clip_state is None and self.clip and self.clip.weights_hash:
+            return self.clip.difference(clip) is None
+        return self.load_clip(model, pretrained).identity == clip.identity
 
     def build_mapper(self, sizes: CLIPSizes) -> Mapper:
         """The mapper in evaluation mode. Raises UserError naming tensors and shapes if it does not fit the CLIP."""
-        mapper = self.mapper_class(sizes, self.options)
+        mapper = self._new_mapper(sizes)
         state, shown = self.mapper_state, str
         if self.source == "published":
             state, shown = ours_from_published(state, list(mapper.state_dict())), published_name
         load_state(mapper, state, str(self.path), shown)
         return mapper.eval()
+
+    def _new_mapper(self, sizes: CLIPSizes) -> Mapper:
+        held = max(sum(tensor.numel() for tensor in self.mapper_state.values()), 1 << 16)
+        for option, value in vars(self.options).items():
+            if isinstance(value, int) and value > held:  # before it is built, if memory lasts
+                raise UserError(f"{self.path}: option {option} {value:.3g} is beyond the file's tensors")
+        try:
+            return self.mapper_class(sizes, self.options)
+        except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+            wanted = f"no {self.mapper_name} can be built with {shown(str(self.options), 300)}"
+            raise UserError(f"{self.path}: {wanted} ({first_line(error)})") from None
 
     def _published_clip(self, model: str | None, device) -> FrozenCLIP:
         name = f"CLIP of {self.path.name}"
@@ -125,20 +128,17 @@ def read_checkpoint(path: str | Path, trust_code: bool = False) -> Checkpoint:
     Raises UserError if there is no such file, it does not load safely, or it is no checkpoint.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--resume {path}: no such checkpoint file")
-    try:
-        with torch.serialization.safe_globals([*_NUMPY_SCALARS, *_PATHS]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{path}: does not load safely as a checkpoint ({str(error).splitlines()[0]})") from error
+    check_readable(path, "checkpoint file")
+    content = load_safely(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: a {type(content).__name__}, not a checkpoint")
     if is_published(content):
         return _from_published(path, content)
     if content.get("format") != FORMAT:
-        keys = ", ".join(map(str, list(content)[:6]))
-        raise UserError(f"{path}: not a checkpoint of a mapper (it holds {keys}); train one with `python src/main.py`")
+        keys = ", ".join(shown(str(key)) for key in list(content)[:6])
+        other = foreign_method(content)
+        hint = f"it is of {other}, which is not implemented" if other else "train one with `python src/main.py`"
+        raise UserError(f"{path}: not a checkpoint of a mapper (it holds {keys}); {hint}")
     return _from_ours(path, content, trust_code)
 
 
@@ -186,6 +186,7 @@ def _from_published(path: Path, content: dict) -> Checkpoint:
 
 
 def _from_ours(path: Path, content: dict, trust_code: bool) -> Checkpoint:
+    check_shape(content, _SHAPE, str(path))
     mapper = content["mapper"]
     kind = find_class(mapper["name"], MAPPERS, "mapper", trust_code, path.parent)
     return Checkpoint(
@@ -195,20 +196,9 @@ def _from_ours(path: Path, content: dict, trust_code: bool) -> Checkpoint:
         mapper_name=mapper["name"],
         mapper_class=kind,
         options=options_from(kind.Options, mapper["options"], str(path)),
-        mapper_state=mapper["state"],
-        clip=CLIPReference(**content["clip"]),
+        mapper_state=check_state(mapper["state"], f"{path}: mapper.state"),
+        clip=read_reference(content["clip"], str(path)),
         clip_state=None,
         step=content["step"],
         content=content,
     )
-
-
-# SEARLE's saver puts a path beside the tensors; it names a folder and opens nothing.
-_PATHS = [(PosixPath, "pathlib.PosixPath"), (PosixPath, "pathlib._local.PosixPath")]
-# Published optimiser states hold learning rates as NumPy scalars; nothing else of NumPy is let in.
-_NUMPY_SCALARS = [
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # as NumPy 1 wrote it
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
-]

@@ -20,14 +20,14 @@ def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Chec
     Raises UserError if it is nothing of the kind.
     """
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):
         return read_checkpoint(path, trust_code)
-    if is_pretrained_folder(path) or (not path.is_dir() and _HUB_NAME.fullmatch(str(source))):
+    if is_pretrained_folder(path) or (not os.path.isdir(path) and _HUB_NAME.fullmatch(str(source))):
         return from_pretrained(source, trust_code=trust_code)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return read_checkpoint(path)  # says that there is no such file
     last = path / "checkpoints" / LAST
-    if last.is_file():
+    if os.path.isfile(last):
         return read_checkpoint(last, trust_code)
     if path.resolve() == TOY_FOLDER and shipped_checkpoints():
         return find_checkpoint(shipped_checkpoints()[0])

@@ -8,8 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from context_i2w.errors import UserError
-from context_i2w.model.clip_weights import HEAD_WIDTH, State, without_archive_scalars, without_module
+from context_i2w.model.clip_weights import HEAD_WIDTH
+from context_i2w.model.fit_state import without_archive_scalars
 from context_i2w.model.options import ContextI2WOptions, PhiOptions, Pic2WordOptions
+from context_i2w.model.tensor_files import State, check_state, without_module
 
 # Our parameter name -> the published one; the first pattern that fits counts.
 _NAMES = [
@@ -36,6 +38,14 @@ _NAMES = [
     (r"^(?:global_head\.)?mlp\.output\.", "fc_out."),
     (r"^gate$", "local_gate"),
 ]
+
+
+# An entry that only this method's files have.
+_FOREIGN = {
+    "KEDs": "state_dict_retrieval_fuse",
+    "RTD": "CLIPTextModelWithProjection",
+    "FTI4CIR": "phi_s",
+}
 
 
 def published_name(name: str) -> str:
@@ -66,29 +76,35 @@ class PublishedFile:
     protocol: str | None = None  # whose evaluation it is meant for, where the file says: "searle" or "lincir"
 
 
+def foreign_method(content: dict) -> str | None:
+    """The method whose file this is, told by its entries; None for any other file."""
+    return next((method for method, key in _FOREIGN.items() if key in content), None)
+
+
 def is_published(content: dict) -> bool:
     """Whether an unpickled checkpoint is one of the published code."""
-    return isinstance(content.get("state_dict_img2text"), dict) or isinstance(content.get("Phi"), dict)
+    return "state_dict_img2text" in content or "Phi" in content
 
 
 def parse_published(content: dict, path: str) -> PublishedFile:
     """Takes a published checkpoint apart. Raises UserError if its mapper is none that we know."""
     if "Phi" in content:
         return _parse_phi(content, path)
-    mapper_state = without_module(content["state_dict_img2text"])
+    _check_all_is_read(content, path)
+    mapper_state = without_module(check_state(content["state_dict_img2text"], f"{path}: state_dict_img2text"))
     clip_state = content.get("state_dict")
-    if clip_state:
-        clip_state = without_archive_scalars(without_module(clip_state))
+    if clip_state is not None and clip_state != {}:
+        clip_state = without_archive_scalars(without_module(check_state(clip_state, f"{path}: state_dict")))
         clip_state = {name: tensor.float() for name, tensor in clip_state.items()}
     try:
         name, options = _mapper_of(mapper_state)
-    except (KeyError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: state_dict_img2text lacks {error}, it is neither Context-I2W nor Pic2Word") from error
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: state_dict_img2text lacks {error}, it is neither Context-I2W nor Pic2Word") from None
     epoch = content.get("epoch")
     clip = (
         None if clip_state else _CLIP_OF_WIDTH.get(mapper_state["layers.0.0.weight"].shape[1], ("ViT-L-14", "openai"))
     )
-    epoch = int(epoch) if epoch is not None else None
+    epoch = epoch if isinstance(epoch, int) else None
     return PublishedFile(name, options, mapper_state, clip_state or None, epoch, clip)
 
 
@@ -106,11 +122,11 @@ _HYPERPARAMETERS = "hyperparameters.json"  # beside SEARLE's own runs
 
 def _parse_phi(content: dict, path: str) -> PublishedFile:
     """φ of SEARLE or LinCIR, {Phi} with or without epoch. Keys and shapes don't tell the two apart."""
-    state = without_module(content["Phi"])
+    state = without_module(check_state(content["Phi"], f"{path}: Phi"))
     try:
         hidden, width = state["layers.0.weight"].shape
         factor, rest = divmod(hidden, width)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{path}: Phi lacks {error}, it is neither SEARLE's nor LinCIR's") from error
     if rest:
         raise UserError(f"{path}: Phi's hidden width {hidden} is no multiple of its input's {width}")
@@ -121,7 +137,7 @@ def _parse_phi(content: dict, path: str) -> PublishedFile:
     protocol = "searle" if settings else "lincir" if clip and clip[1] != "openai" else None
     options = PhiOptions(factor, float(settings.get("phi_dropout", PhiOptions.dropout)))
     epoch = content.get("epoch")
-    return PublishedFile("phi", options, state, None, None if epoch is None else int(epoch), clip, protocol)
+    return PublishedFile("phi", options, state, None, epoch if isinstance(epoch, int) else None, clip, protocol)
 
 
 def _read_hyperparameters(path: Path) -> dict:
@@ -129,6 +145,15 @@ def _read_hyperparameters(path: Path) -> dict:
         return json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: can't be read as JSON ({error}); mend it or move it away") from None
+
+
+def _check_all_is_read(content: dict, path: str) -> None:
+    """A network that we do not have must not be dropped in silence."""
+    known = ("state_dict", "state_dict_img2text")
+    others = [key for key in content if isinstance(key, str) and key.startswith("state_dict") and key not in known]
+    if others:
+        method = foreign_method(content) or "another method"
+        raise UserError(f"{path}: of {method}, whose {', '.join(map(repr, others[:4]))} are not implemented")
 
 
 def _mapper_of(state: State) -> tuple[str, ContextI2WOptions | Pic2WordOptions]:

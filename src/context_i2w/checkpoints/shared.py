@@ -4,27 +4,30 @@ CLIP is not copied: config.json names it, with the SHA-256 of its weights.
 """
 
 import json
-from dataclasses import asdict
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import open_clip
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
-from context_i2w.checkpoints.files import FORMAT, Checkpoint, CLIPReference, hash_file
+from context_i2w.checkpoints.files import FORMAT, Checkpoint, hash_file
 from context_i2w.checkpoints.model_card import model_card
+from context_i2w.checkpoints.reference import CLIP_SHAPE, CLIPReference, check_shape, read_reference
 from context_i2w.command_line import options_from
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, write_text
-from context_i2w.model.clip import CLIPSizes, FrozenCLIP
-from context_i2w.model.clip_weights import sizes_by_name
+from context_i2w.files import atomic_path, shown, write_text
+from context_i2w.model.backbones import CLIPSizes, sizes_by_name
+from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.extensions import find_class, name_of, source_of
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
+from context_i2w.model.tensor_files import check_readable, check_state, first_line, load_tensors
 
 WEIGHTS = "mapper.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
+_SHAPE = {"mapper": {"name": str, "options": {str: object}}, "clip": CLIP_SHAPE, "step?": int | None}
 
 
 def save_pretrained(
@@ -69,20 +72,16 @@ def from_pretrained(source: str | Path, revision: str | None = None, trust_code:
     Raises UserError if there is no such folder or repository, or its files are damaged.
     """
     folder = Path(source)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         folder = _download(str(source), revision, trust_code)
     config = _read_config(folder / CONFIG)
-    try:
-        mapper_name, options = config["mapper"]["name"], config["mapper"]["options"]
-        clip = CLIPReference(**config["clip"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG}: lacks {error}; write it with save_pretrained") from None
+    mapper_name, options = config["mapper"]["name"], config["mapper"]["options"]
+    clip = read_reference(config["clip"], str(folder / CONFIG))
+    _check_inside(clip, folder)
     kind = find_class(mapper_name, MAPPERS, "mapper", trust_code, folder)
     path = folder / WEIGHTS
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: can't be read as safetensors ({str(error).splitlines()[0]})") from None
+    check_readable(path, "file of a shared mapper")
+    state = check_state(load_tensors(path), str(path))
     return Checkpoint(
         path=path,
         file_hash=hash_file(path),
@@ -95,11 +94,12 @@ def from_pretrained(source: str | Path, revision: str | None = None, trust_code:
         clip_state=None,
         step=config.get("step"),
         content={},
+        folder=folder,
     )
 
 
 def is_pretrained_folder(path: Path) -> bool:
-    return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
+    return os.path.isfile(path / WEIGHTS) and os.path.isfile(path / CONFIG)
 
 
 def clip_reference(checkpoint: Checkpoint, clip: FrozenCLIP) -> CLIPReference:
@@ -112,7 +112,7 @@ def clip_reference(checkpoint: Checkpoint, clip: FrozenCLIP) -> CLIPReference:
     if reference is None:
         reference = CLIPReference(_name_by_sizes(clip, checkpoint.path), "openai")
     pretrained = Path(reference.pretrained).name if reference.pretrained else None
-    return CLIPReference(reference.model, pretrained, clip.weights_hash)
+    return CLIPReference(reference.model, pretrained, clip.weights_hash, reference.configuration)
 
 
 def _name_by_sizes(clip: FrozenCLIP, path: Path) -> str:
@@ -125,20 +125,29 @@ def _name_by_sizes(clip: FrozenCLIP, path: Path) -> str:
     raise UserError(f"{path}: the CLIP in this file has the sizes of no OpenAI model, so it can't be given by name")
 
 
+def _check_inside(clip: CLIPReference, folder: Path) -> None:
+    """What somebody else wrote opens nothing outside its folder."""
+    bare = clip.pretrained is None or os.path.basename(clip.pretrained) == clip.pretrained not in ("", ".", "..")
+    if not bare or clip.model.startswith("local-dir:"):
+        named = clip.model if bare else clip.pretrained
+        raise UserError(f"{folder / CONFIG}: names {shown(named)}, which is no tag and no file of its own folder")
+
+
 def _beside(clip: CLIPReference, folder: Path) -> CLIPReference:
     """Weights of CLIP that lie in the same folder are found there."""
-    if clip.pretrained and (folder / clip.pretrained).is_file():
-        return CLIPReference(clip.model, str(folder / clip.pretrained), clip.weights_hash)
+    if clip.pretrained and os.path.isfile(folder / clip.pretrained):
+        return replace(clip, pretrained=str(folder / clip.pretrained))
     return clip
 
 
 def _read_config(path: Path) -> dict:
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read ({error}); write it with save_pretrained") from None
+        config = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: can't be read ({first_line(error)}); write it with save_pretrained") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path}: its format is not {FORMAT!r}; write it with save_pretrained")
+    check_shape(config, _SHAPE, str(path))
     return config
 
 
@@ -152,7 +161,7 @@ def _download(repo: str, revision: str | None, trust_code: bool) -> Path:
     except HFValidationError:
         raise UserError(f"{repo}: neither a folder nor a hub repository `owner/name`") from None
     except Exception as error:  # network, authorisation, absence: the hub client has an error class for each
-        raise UserError(f"{repo}: no such folder, and the hub says: {_first_line(error)}") from None
+        raise UserError(f"{repo}: no such folder, and the hub says: {first_line(error)}") from None
     if not is_pretrained_folder(Path(found)):
         raise UserError(f"{repo}: holds no {WEIGHTS} with {CONFIG}")
     return Path(found)
@@ -167,8 +176,4 @@ def _upload(folder: Path, repo: str, source: Path | None) -> None:
         code = [source.name] if source else []
         api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=[WEIGHTS, CONFIG, CARD, *code])
     except Exception as error:
-        raise UserError(f"{repo}: upload failed: {_first_line(error)}; log in with `hf auth login`") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{repo}: upload failed: {first_line(error)}; log in with `hf auth login`") from None

@@ -267,7 +267,7 @@ class _CaptionEncoder:
 def _captions(folder: Path, pairs: ImagePairs, clip: FrozenCLIP) -> RecordStore:
     key = {
         "clip": clip.name,
-        "weights_hash": clip.weights_hash,
+        "weights_hash": clip.identity.hash,
         "captions_hash": _hash_of(*pairs.pairs.masked),
         "rows": len(pairs.pairs),
     }
@@ -281,7 +281,7 @@ def caption_fields(sizes: CLIPSizes) -> list[tuple]:
 def _image_key(pairs: ImagePairs, clip: FrozenCLIP, options: CacheOptions) -> ImageKey:
     return ImageKey(
         clip=clip.name,
-        weights_hash=clip.weights_hash,
+        weights_hash=clip.identity.hash,
         image_size=clip.sizes.image_size,
         mean=clip.image_mean,
         std=clip.image_std,

@@ -33,7 +33,7 @@ class Reader:
     process: Process
 
     def preparation(self, reader: str) -> Preparation:
-        return PREPARATIONS[reader](self.clip.sizes.image_size, self.clip.image_mean, self.clip.image_std)
+        return PREPARATIONS[reader](*self.clip.transform)
 
     @property
     def context_length(self) -> int:

@@ -28,7 +28,7 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path, name: str, clip: FrozenCLIP, precision: str, sources: Sequence[ImageSource]):
         """Raises UserError, before anything is encoded, if there can't be such a folder."""
-        key = [clip.name, clip.weights_hash, clip.sizes.image_size, clip.image_mean, clip.image_std, precision]
+        key = [clip.name, clip.identity.hash, *clip.transform, precision]
         digest = hashlib.sha256(json.dumps([*key, PIL.__version__]).encode())
         states = {path: [os.path.abspath(path), *file_state(path)] for path in {source.path for source in sources}}
         for source in sources:

@@ -63,6 +63,8 @@ def evaluate(
     """
     started = time.monotonic()
     rows = rows_of(methods, mappers)
+    if clip.transform.deviation:
+        benchmark.protocol["CLIP's transform"] = f"{clip.transform.deviation}, in place of CLIP's centre crop"
     check_images_exist(benchmark)
     needs = {vector for method, _ in rows.values() for vector in parse_method(method).needs}
     encoded = encode(benchmark, clip, mappers, options or EncodingOptions(), needs)

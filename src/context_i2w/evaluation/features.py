@@ -164,7 +164,7 @@ class Batch(NamedTuple):
 def _vision_passes(
     sources: Mapping[int, ImageSource], clip: FrozenCLIP, options: EncodingOptions, name: str
 ) -> Iterator[tuple[Batch, ImageFeatures]]:
-    preparation = Preparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
+    preparation = Preparation(*clip.transform)
     loader = DataLoader(
         _Prepared(sources, preparation),
         batch_size=options.batch_size,

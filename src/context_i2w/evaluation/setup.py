@@ -72,12 +72,14 @@ def load_models(
     checkpoints = [find_checkpoint(path, trust_code) for path in paths]
     clip = checkpoints[0].load_clip(model, pretrained, device)
     for other in checkpoints[1:]:
-        _check_same_clip(checkpoints[0], clip, other, model, pretrained)
+        if not other.belongs_to(clip, model, pretrained):
+            first = checkpoints[0].path
+            raise UserError(f"{other.path} belongs to another CLIP than {first}; evaluate them one by one")
     rows = row_names([checkpoint.path for checkpoint in checkpoints])
     mappers = {row: c.build_mapper(clip.sizes).to(device) for row, c in zip(rows, checkpoints)}
     about = {
         "checkpoints": {row: _about(c) for row, c in zip(rows, checkpoints)},
-        "clip": {"name": clip.name, "sha256": clip.weights_hash},
+        "clip": {"name": clip.name, "sha256": clip.weights_hash, **clip.identity.configuration},
     }
     return Models(clip, mappers, about)
 
@@ -105,13 +107,6 @@ def choose_data_root(data_root: str | None, clip: FrozenCLIP) -> Path:
 
     make_toy_world(TOY_ROOT)
     return TOY_ROOT / "test"
-
-
-def _check_same_clip(
-    first: Checkpoint, clip: FrozenCLIP, other: Checkpoint, model: str | None, pretrained: str | None
-) -> None:
-    if other.clip_hash(model, pretrained) != clip.weights_hash:
-        raise UserError(f"{other.path} belongs to another CLIP than {first.path}; evaluate them one by one")
 
 
 def choose_protocol(asked: str | None, models: Models) -> str:

@@ -6,7 +6,6 @@ T text width (width of a word embedding), L text positions.
 
 import functools
 import hashlib
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import open_clip
@@ -14,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from context_i2w.errors import UserError
-from context_i2w.model.images import normalised
+from context_i2w.model.backbones import CLIPSizes
+from context_i2w.model.identity import GELU, OPENAI_SIZES, QUICK_GELU, CLIPIdentity, transform_of
+from context_i2w.model.images import ImageTransform, normalised
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer
 from context_i2w.model.shared_prefix import can_share_prefix, run_after_prefix
+from context_i2w.model.tensor_files import VOCABULARY
 
 
 class ImageFeatures(NamedTuple):
@@ -24,19 +26,6 @@ class ImageFeatures(NamedTuple):
 
     embedding: Tensor  # [B, E] not normalised
     tokens: Tensor  # [B, N, V] output of the last block, before the final LayerNorm, class token first
-
-
-@dataclass(frozen=True)
-class CLIPSizes:
-    """The widths that a mapper and the data must fit."""
-
-    image_size: int
-    image_tokens: int  # N
-    vision_width: int  # V
-    embed_dim: int  # E
-    text_width: int  # T
-    context_length: int  # L at most
-    vocabulary: int
 
 
 class FrozenCLIP(nn.Module):
@@ -51,7 +40,7 @@ class FrozenCLIP(nn.Module):
         self.visual = model.visual
         # open_clip keeps the text tower's parts in `model.text`, or directly in the model for classic CLIP.
         text = getattr(model, "text", model)
-        self._check_supported(model.visual, text)
+        self._check_supported(model, text)
         self.token_embedding = text.token_embedding
         self.positional_embedding = text.positional_embedding
         self.transformer = text.transformer
@@ -60,8 +49,8 @@ class FrozenCLIP(nn.Module):
         self.logit_scale = model.logit_scale
         self.register_buffer("attn_mask", text.attn_mask, persistent=False)
         self.register_buffer("known_words", self._known_words(), persistent=False)
-        self.image_mean = tuple(getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
-        self.image_std = tuple(getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD)
+        self.transform: ImageTransform = transform_of(open_clip.get_model_preprocess_cfg(model), self.sizes.image_size)
+        self.image_mean, self.image_std = self.transform.mean, self.transform.std
         self.requires_grad_(False)
         self.eval()
 
@@ -94,6 +83,15 @@ class FrozenCLIP(nn.Module):
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @functools.cached_property
+    def identity(self) -> CLIPIdentity:
+        """What this CLIP is: two of the same identity give the same features."""
+        quick = {isinstance(m, open_clip.transformer.QuickGELU) for m in self.modules() if "GELU" in type(m).__name__}
+        sizes = self.sizes
+        widths = (sizes.image_size, sizes.image_tokens, sizes.vision_width, sizes.embed_dim, sizes.text_width)
+        activation = QUICK_GELU if quick == {True} else GELU
+        return CLIPIdentity(self.weights_hash, activation, self.transform, sizes.context_length, widths in OPENAI_SIZES)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """One pass of the vision tower over prepared images [B, 3, H, W]; bytes (uint8) are normalised here first."""
@@ -189,10 +187,14 @@ class FrozenCLIP(nn.Module):
             words = ", ".join(repr(tokenizer.decode([i])) for i in unknown[:8])
             raise UserError(f"{self.name} does not know {words}: its small vocabulary covers the toy world only")
 
-    def _check_supported(self, visual: nn.Module, text: nn.Module) -> None:
+    def _check_supported(self, model: nn.Module, text: nn.Module) -> None:
         parts = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
-        if not all(hasattr(text, part) for part in parts) or getattr(text, "attn_mask", None) is None:
+        visual, pool = model.visual, getattr(model, "text_pool_type", getattr(text, "pool_type", None))
+        plain = all(getattr(text, part, None) is not None for part in (*parts, "attn_mask"))
+        if not plain or pool != "argmax" or getattr(text, "cls_emb", None) is not None:
             raise UserError(f"{self.name}: needs CLIP's causal text tower; choose a model such as ViT-L-14")
+        if len(text.token_embedding.weight) != VOCABULARY:
+            raise UserError(f"{self.name}: needs CLIP's {VOCABULARY:,} byte pairs; choose a model such as ViT-L-14")
         if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.attn_pool is not None:
             raise UserError(f"{self.name}: needs CLIP's vision transformer; choose a model such as ViT-L-14")
 

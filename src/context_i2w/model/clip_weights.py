@@ -1,64 +1,75 @@
 """Finds and reads CLIP's weights: open_clip names and tags, local files, OpenAI's archives, the toy CLIP."""
 
 import contextlib
-import json
-import logging
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+import os
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from context_i2w.errors import UserError
-from context_i2w.model.clip import CLIPSizes, FrozenCLIP
+from context_i2w.files import shown
+from context_i2w.model.backbones import (
+    SCHEMAS,
+    TOY_FOLDER,
+    TOY_MODEL,
+    check_supported,
+    known_name,
+    sizes_by_name,
+    sizes_of,
+    supported_config,
+)
+from context_i2w.model.clip import FrozenCLIP
+from context_i2w.model.file_facts import OPENAI, Facts, assumed, config_beside, facts_of
+from context_i2w.model.fit_state import as_open_clip, load_state
+from context_i2w.model.identity import GELU, transform_of
+from context_i2w.model.tensor_files import State, first_line, read_state
 
-TOY_FOLDER = Path(__file__).resolve().parents[3] / "checkpoints" / "toy"
-TOY_MODEL = "toy_clip"
+__all__ = ["TOY_FOLDER", "TOY_MODEL", "State", "clip_from_openai_state", "load_clip", "load_state", "read_state"]
+__all__ += ["sizes_by_name"]
+
 HEAD_WIDTH = 64  # of every attention head in OpenAI's models; their files do not say
-
-State = dict[str, Tensor]
+DEFAULT_MODEL = "ViT-L-14"
 
 
 def load_clip(
-    model: str = "ViT-L-14", pretrained: str | None = "openai", device: str | torch.device = "cpu"
+    model: str | None = None,
+    pretrained: str | None = "openai",
+    device: str | torch.device = "cpu",
+    configuration: dict[str, Any] | None = None,
 ) -> FrozenCLIP:
     """FrozenCLIP by name.
 
-    model: "toy", or any open_clip model with CLIP's towers; `ViT-L/14` is the same as `ViT-L-14`.
+    model: "toy", or any open_clip model with CLIP's towers; `ViT-L/14` is the same as `ViT-L-14`. None: the model
+        that a weights file says it is, else ViT-L-14. `hf-hub:OWNER/NAME` and `local-dir:PATH` bring their weights.
     pretrained: one of open_clip's tags for the model, or a local file (safetensors, torch.save, OpenAI's archive);
         None draws random weights. The toy CLIP has its own file.
-    Raises UserError for an unknown model or tag, a missing file, or weights of other sizes.
+    configuration: of `CLIPIdentity`, what is known of a file's weights. Without one, the `open_clip_config.json`
+        beside the file counts; without that a line on stderr says what was assumed.
+    Raises UserError, before anything is fetched, for an unknown model or tag, a missing file or a model that is no
+    CLIP of ours; later for weights of other sizes.
     """
-    name = _known_name(model)
+    if pretrained and model == Path(pretrained).stem and model not in open_clip.list_models():
+        model = None  # the name that a file of sizes unknown to open_clip got below
+    name = known_name(model or DEFAULT_MODEL)
+    config = supported_config(name)
+    is_tag = pretrained is None or open_clip.is_pretrained_cfg(name, pretrained)
+    path = Path(pretrained) if not is_tag and os.path.isfile(pretrained) else None
+    if model is None and path:
+        return _from_file_alone(path, configuration).to(device)
     if name == TOY_MODEL and pretrained in (None, "toy", "openai"):
-        pretrained = str(TOY_FOLDER / f"{TOY_MODEL}.safetensors")
-    if pretrained is None or pretrained in open_clip.list_pretrained_tags_by_model(name):
-        network = _create(name, pretrained)
-    else:
-        network = _create_from_file(name, Path(pretrained))
-    return FrozenCLIP(network, name).to(device)
-
-
-def sizes_by_name(model: str) -> CLIPSizes:
-    """Sizes of an open_clip model, from its configuration alone. Raises UserError if it is unknown or has no ViT."""
-    config = open_clip.get_model_config(_known_name(model))
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    if not isinstance(vision.get("layers"), int) or "width" not in text:
-        raise UserError(f"--model {model}: needs CLIP's vision transformer and text tower; choose one such as ViT-L/14")
-    image_size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
-    return CLIPSizes(
-        image_size=image_size,
-        image_tokens=(image_size // patch) ** 2 + 1,
-        vision_width=vision["width"],
-        embed_dim=config["embed_dim"],
-        text_width=text["width"],
-        context_length=text.get("context_length", 77),
-        vocabulary=text.get("vocab_size", 49408),
-    )
+        path, configuration = TOY_FOLDER / f"{TOY_MODEL}.safetensors", {"activation": GELU}
+    if path:
+        return _from_file(config, name, path, configuration).to(device)
+    if name.startswith(SCHEMAS):
+        pretrained = None
+    elif not is_tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        raise UserError(
+            f"--pretrained {shown(pretrained, 300)}: neither a file nor a tag of {name} ({tags or 'it has none'})"
+        )
+    return FrozenCLIP(_create(name, pretrained), name).to(device)
 
 
 def clip_from_openai_state(state: State, name: str, device: str | torch.device = "cpu") -> FrozenCLIP:
@@ -66,11 +77,65 @@ def clip_from_openai_state(state: State, name: str, device: str | torch.device =
 
     OpenAI's models use QuickGELU and heads of width 64. Raises UserError if tensors are missing or of odd shapes.
     """
+    network = _build(_config_of(state, name), OPENAI, name)
+    load_state(network, state, name)
+    return FrozenCLIP(network, name).to(device)
+
+
+def _create(name: str, tag: str | None) -> torch.nn.Module:
+    try:
+        # The tag, not the model's configuration, knows which activation the weights were trained with.
+        quick = bool(tag and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+        given = bool(tag) or name.startswith(SCHEMAS)
+        return open_clip.create_model(name, pretrained=tag, force_quick_gelu=quick, require_pretrained=given)
+    except Exception as error:  # the hub client and damaged files have an error class for each fault
+        raise UserError(
+            f"--model {name} --pretrained {tag}: {first_line(error)}; "
+            "give a local file with --pretrained FILE where downloads are not possible"
+        ) from error
+
+
+def _from_file(config: dict, name: str, path: Path, configuration: dict | None) -> FrozenCLIP:
+    facts = facts_of(path, configuration) or assumed(path, bool(config.get("quick_gelu")))
+    network = _build(config, facts, str(path))
+    load_state(network, as_open_clip(read_state(path), network, str(path)), str(path))
+    return FrozenCLIP(network, name)
+
+
+def _from_file_alone(path: Path, configuration: dict | None) -> FrozenCLIP:
+    """A file that comes without a model's name: the configuration beside it tells, else the sizes of its tensors."""
+    beside = config_beside(path)
+    if beside:
+        name, config = f"local-dir:{path.parent}", beside["model_cfg"]
+        check_supported(config, name)
+    else:
+        name, config = _named_like(_config_of(read_state(path), str(path)), path.stem)
+        if open_clip.is_pretrained_cfg(name, "openai") or name == path.stem:
+            config["quick_gelu"] = True  # OpenAI's sizes, or tensors of unknown sizes under OpenAI's names
+    return _from_file(config, name, path, configuration)
+
+
+def _build(config: dict[str, Any], facts: Facts, name: str) -> torch.nn.Module:
+    """The network of a configuration, its weights random yet, its transform that of the facts."""
+    config = {**config, "quick_gelu": facts["quick_gelu"]}
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    try:
+        network = kind(**config)
+        transform = transform_of(facts, config["vision_cfg"].get("image_size", 224))
+    except Exception as error:  # values of a stranger's configuration that only the network refuses
+        raise UserError(f"{name}: no CLIP can be built of these sizes and values ({first_line(error)})") from None
+    preprocess = transform._asdict() | {"fill_color": transform.fill}
+    open_clip.set_model_preprocess_cfg(network, preprocess)
+    return network
+
+
+def _config_of(state: State, name: str) -> dict[str, Any]:
+    """open_clip's configuration of tensors under OpenAI's names. Raises UserError."""
     try:
         vision_width, _, patch, _ = state["visual.conv1.weight"].shape
         grid = round((state["visual.positional_embedding"].shape[0] - 1) ** 0.5)
         context_length, text_width = state["positional_embedding"].shape
-        config = {
+        return {
             "embed_dim": state["text_projection"].shape[1],
             "vision_cfg": {
                 "image_size": grid * patch,
@@ -87,126 +152,23 @@ def clip_from_openai_state(state: State, name: str, device: str | torch.device =
                 "layers": _count_blocks(state, "transformer.resblocks."),
             },
         }
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{name}: not a CLIP with a vision transformer in OpenAI's names ({error})") from error
-    network = open_clip.CLIP(**config, quick_gelu=True)
-    load_state(network, state, name)
-    return FrozenCLIP(network, name).to(device)
-
-
-def load_state(module: torch.nn.Module, state: State, name: str, shown: Callable[[str], str] = str) -> None:
-    """Strict loading; a mismatch is one UserError that names tensors as the file does (`shown`) and both shapes."""
-    own = module.state_dict()
-    faults = [f"{shown(key)}: missing" for key in own.keys() - state.keys()]
-    faults += [f"{shown(key)}: unexpected" for key in state.keys() - own.keys()]
-    faults += [
-        f"{shown(key)}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in own.keys() & state.keys()
-        if own[key].shape != state[key].shape
-    ]
-    if faults:
-        shown = "; ".join(sorted(faults)[:6]) + ("; …" if len(faults) > 6 else "")
-        raise UserError(f"{name}: {len(faults)} tensors do not fit: {shown}")
-    module.load_state_dict(state)
-
-
-def read_state(path: Path) -> State:
-    """Tensors of a weights file under their names: safetensors, a torch.save of a state dict, or OpenAI's archive."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file, nor a pretrained tag of this model")
-    if path.suffix == ".safetensors":
-        return _whole_word_table(load_file(path))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about TorchScript archives, which come next
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as first:
-        state = _read_archive(path, first)
-    state = state.get("state_dict", state)
-    return without_module({key: value for key, value in state.items() if isinstance(value, Tensor)})
-
-
-def without_module(state: State) -> State:
-    """The same tensors without the prefix that DistributedDataParallel puts before names."""
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def without_archive_scalars(state: State) -> State:
-    """OpenAI's archives list three numbers among their tensors."""
-    return {k: v for k, v in state.items() if k not in ("input_resolution", "context_length", "vocab_size")}
-
-
-def _known_name(model: str) -> str:
-    name = TOY_MODEL if model == "toy" else model.replace("/", "-")
-    if name == TOY_MODEL:
-        open_clip.add_model_config(TOY_FOLDER / f"{TOY_MODEL}.json")
-    if name not in open_clip.list_models():
-        raise UserError(f"--model {model}: unknown to open_clip; `open_clip.list_models()` lists the names")
-    return name
-
-
-def _create(name: str, tag: str | None) -> torch.nn.Module:
-    try:
-        # The tag, not the model's configuration, knows which activation the weights were trained with.
-        quick = bool(tag and (open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"))
-        return open_clip.create_model(name, pretrained=tag, force_quick_gelu=quick)
-    except (RuntimeError, OSError) as error:
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(
-            f"--model {name} --pretrained {tag}: {str(error).splitlines()[0]}; "
-            "give a local file with --pretrained FILE where downloads are not possible"
-        ) from error
+            f"{name}: not a CLIP with a vision transformer in OpenAI's names ({first_line(error)})"
+        ) from None
 
 
-def _create_from_file(name: str, path: Path) -> torch.nn.Module:
-    if not path.is_file():
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
-        raise UserError(f"--pretrained {path}: neither a file nor a tag of {name} ({tags or 'it has none'})")
-    archived = is_openai_archive(path)
-    with _quiet():
-        network = open_clip.create_model(name, pretrained=None, force_quick_gelu=archived)
-    load_state(network, without_archive_scalars(read_state(path)), str(path))
-    return network
+def _named_like(config: dict[str, Any], otherwise: str) -> tuple[str, dict[str, Any]]:
+    """open_clip's first model of the same sizes, which knows the width of heads too; else as the tensors say."""
 
+    def sizes(config: dict) -> tuple:
+        return sizes_of(config), config["vision_cfg"]["layers"], config["text_cfg"]["layers"]
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without open_clip's warning that the weights are random: they are about to be loaded."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def is_openai_archive(path: Path) -> bool:
-    """Whether the file is a TorchScript archive, as OpenAI publishes CLIP."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def _read_archive(path: Path, first: Exception) -> State:
-    if not is_openai_archive(path):
-        raise UserError(f"{path}: not a weights file that loads safely ({str(first).splitlines()[0]})") from first
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.jit.load(path, map_location="cpu").state_dict()
-
-
-def _whole_word_table(state: State) -> State:
-    """A partial word table (`token_embedding.rows`, `.ids`) written out, with NaN for the words it lacks."""
-    if "token_embedding.rows" not in state:
-        return state
-    rows, ids = state.pop("token_embedding.rows"), state.pop("token_embedding.ids")
-    table = torch.full((_toy_vocabulary(), rows.shape[1]), float("nan"))
-    table[ids.long()] = rows.float()
-    return state | {"token_embedding.weight": table}
-
-
-def _toy_vocabulary() -> int:
-    return json.loads((TOY_FOLDER / f"{TOY_MODEL}.json").read_text())["text_cfg"].get("vocab_size", 49408)
+    for name in open_clip.list_models():
+        with contextlib.suppress(UserError):
+            if sizes(known := supported_config(name)) == sizes(config):
+                return name, known
+    return otherwise, config
 
 
 def _count_blocks(state: State, prefix: str) -> int:

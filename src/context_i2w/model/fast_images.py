@@ -43,7 +43,8 @@ class FastPreparation(Preparation):
             return load(image, path)
 
     def square(self, image: Picture, source: ImageSource) -> Picture:
-        if isinstance(image, torch.Tensor) and (source.box or source.view != "centre"):
+        plain = not (source.box or self.transform.deviation) and source.view == "centre"
+        if isinstance(image, torch.Tensor) and not plain:
             image = as_image(image)
         if not isinstance(image, torch.Tensor):
             return super().square(image, source)

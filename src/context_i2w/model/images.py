@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,6 +27,12 @@ MAX_PIXELS = 178_956_970
 # Ratio of the long to the short side above which the "pad" view pads (SEARLE, LinCIR, CLIP4Cir).
 TARGET_PAD_RATIO = 1.25
 
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESIZE_MODES = {
+    "shortest": "shorter side resized, centre crop",
+    "squash": "both sides resized to a square (squash)",
+    "longest": "longer side resized, padded to a square",
+}
 VIEWS = ("centre", "square", "pad", "rgb-first", "black-square")
 
 
@@ -34,15 +41,40 @@ class ImageSource(NamedTuple):
 
     box: x1, y1, x2, y2 in pixels, cut out first; parts outside the image are black ("black-square" leaves
     them out).
-    view: "centre" resizes the shorter side and crops the centre; "square" resizes without cropping (COCO
-    regions); "pad" pads the shorter side to a ratio of at most 1.25 in black, then as "centre"; "rgb-first"
-    is RGB before it is resized, its crop's offset rounded down (LinCIR);
+    view: "centre" is the transform of CLIP's weights, nearly always the shorter side resized and the centre cropped;
+    "square" resizes without cropping (COCO regions); "pad" pads the shorter side to a ratio of at most 1.25 in black,
+    then as "centre"; "rgb-first" is RGB before it is resized, its crop's offset rounded down (LinCIR);
     "black-square" pads to a square in black, then as "centre" (GeneCIS).
     """
 
     path: str
     box: tuple[int, int, int, int] | None = None
     view: str = "centre"
+
+
+class ImageTransform(NamedTuple):
+    """The evaluation transform of CLIP's weights, in open_clip's words."""
+
+    size: int  # of CLIP's input, S
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill: int = 0  # of the border that "longest" leaves
+
+    def check(self) -> None:
+        """Raises ValueError for values that open_clip does not know."""
+        if self.interpolation not in FILTERS or self.resize_mode not in RESIZE_MODES:
+            raise ValueError(f"a transform by {self.interpolation!r:.40} and {self.resize_mode!r:.40} is not known")
+        if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
+            raise ValueError("mean and std are three numbers each, std without a zero")
+
+    @property
+    def deviation(self) -> str | None:
+        """How it differs from CLIP's own but for mean and std; None if it does not."""
+        if (self.interpolation, self.resize_mode) == ("bicubic", "shortest"):
+            return None
+        return f"{RESIZE_MODES[self.resize_mode]}, {self.interpolation}"
 
 
 class BrokenImage(Exception):
@@ -77,11 +109,15 @@ def open_header(path: str | os.PathLike, content: bytes | None = None) -> Image.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb warning: our own bound follows
+            if content is None and stat.S_ISFIFO(os.stat(path).st_mode):
+                raise BrokenImage(path, "a pipe, not a file")  # reading one would wait for ever
             image = Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError:
         raise BrokenImage(path, "no such file") from None
     except Image.DecompressionBombError:
-        raise BrokenImage(path, f"more than {MAX_PIXELS:,} pixels") from None
+        raise BrokenImage(path, f"over the bound of {MAX_PIXELS:,} pixels") from None
+    except BrokenImage:
+        raise
     except Exception as error:  # a damaged header can raise nearly anything
         raise BrokenImage(path, _reason(error)) from None
     check_pixels(path, *image.size)
@@ -112,16 +148,18 @@ def _reason(error: Exception) -> str:
 
 
 class Preparation:
-    """ImageSource -> float tensor [3, S, S], normalised for a CLIP of input size S; `pixels`: before that, as bytes.
+    """ImageSource -> float tensor [3, S, S], normalised for a CLIP: `Preparation(*clip.transform)`; `pixels`: before
+    that, as bytes.
 
-    Holds only numbers, so it can be sent to worker processes. Raises BrokenImage. `model/fast_images.py` does the same
-    faster and nearly the same.
+    Holds only numbers and words, so it can be sent to worker processes. Raises BrokenImage. `model/fast_images.py`
+    does the same faster and nearly the same.
     """
 
-    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], *more: str | int):
         self.image_size = int(image_size)
         self.mean = tuple(float(m) for m in mean)
         self.std = tuple(float(s) for s in std)
+        self.transform = ImageTransform(self.image_size, self.mean, self.std, *more)
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
         return self.normalised(self.pixels(source))
@@ -133,7 +171,7 @@ class Preparation:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # palettes with transparency: dropping it is the published way
                 return as_bytes(self.square(image, source))
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, MemoryError, ZeroDivisionError) as error:
             raise BrokenImage(source.path, _reason(error)) from None
 
     def open(self, path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
@@ -153,9 +191,16 @@ class Preparation:
             image = image.convert("RGB")
         elif source.view != "centre":
             raise ValueError(f"unknown view {source.view!r}, known: {', '.join(VIEWS)}")
-        check_pixels(source.path, *resized_size(*image.size, self.image_size))
-        rounded = math.floor if source.view == "rgb-first" else round
-        return centre_crop(resize_shorter_side(image, self.image_size), self.image_size, rounded)
+        return self._as_clip_does(image, source.path, math.floor if source.view == "rgb-first" else round)
+
+    def _as_clip_does(self, image: Image.Image, path: str, rounded: Callable[[float], int]) -> Image.Image:
+        size, resample = self.image_size, FILTERS[self.transform.interpolation]
+        if self.transform.resize_mode == "squash":
+            return image.resize((size, size), resample)
+        if self.transform.resize_mode == "longest":
+            return _longest(image, size, self.transform)
+        check_pixels(path, *resized_size(*image.size, size))
+        return centre_crop(resize_shorter_side(image, size, resample), size, rounded)
 
     def resized_part(self, image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
         """The part of an image at top, left, height, width as S x S pixels."""
@@ -193,8 +238,15 @@ def resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:
     return int(shorter * width / height), shorter
 
 
-def resize_shorter_side(image: Image.Image, shorter: int) -> Image.Image:
-    return image.resize(resized_size(*image.size, shorter), Image.Resampling.BICUBIC)
+def resize_shorter_side(image: Image.Image, shorter: int, resample=Image.Resampling.BICUBIC) -> Image.Image:
+    return image.resize(resized_size(*image.size, shorter), resample)
+
+
+def _longest(image: Image.Image, size: int, transform: ImageTransform) -> Image.Image:
+    from open_clip.transform import CenterCropOrPad, InterpolationMode, ResizeKeepRatio
+
+    resize = ResizeKeepRatio(size, interpolation=InterpolationMode(transform.interpolation), longest=1)
+    return CenterCropOrPad(size, transform.fill)(resize(image))
 
 
 def centre_crop(image: Image.Image, size: int, rounded: Callable[[float], int] = round) -> Image.Image:
@@ -204,8 +256,15 @@ def centre_crop(image: Image.Image, size: int, rounded: Callable[[float], int] =
 
 
 def target_pad(image: Image.Image, ratio: float) -> Image.Image:
-    """Black (zero) borders along the longer sides until long : short is `ratio`; narrower images stay."""
+    """Black (zero) borders along the longer sides until long : short is `ratio`; narrower images stay.
+
+    At a ratio of 1 a whole square, its odd pixel right or below (GeneCIS); else equal borders (SEARLE).
+    """
     width, height = image.size
+    if ratio == 1:
+        side = max(width, height)
+        left, top = (side - width) // 2, (side - height) // 2
+        return ImageOps.expand(image, border=(left, top, side - width - left, side - height - top), fill=0)
     if max(width, height) / min(width, height) < ratio:
         return image
     wanted = max(width, height) / ratio

@@ -57,7 +57,7 @@ def _encode(
     options: EncodingOptions,
     thumbnails: Thumbnails | None,
 ) -> None:
-    preparation = PicturePreparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
+    preparation = PicturePreparation(*clip.transform)
     loader = DataLoader(
         _Pictures(names, files, preparation, thumbnails),
         batch_size=options.batch_size,

@@ -49,7 +49,7 @@ class Retriever:
         self.mapper = mapper.eval()
         self.mapper_name = name_of(type(mapper), MAPPERS)
         self.tokenizer = Tokenizer(clip.sizes.context_length)
-        self.preparation = PicturePreparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
+        self.preparation = PicturePreparation(*clip.transform)
         self._origin = origin
 
     @classmethod
@@ -79,7 +79,7 @@ class Retriever:
         Raises UserError if it belongs to another CLIP.
         """
         checkpoint = find_checkpoint(source, trust_code)
-        if checkpoint.clip_hash() != self.clip.weights_hash:
+        if not checkpoint.belongs_to(self.clip):
             raise UserError(f"{source} belongs to another CLIP than {self.clip.name}; use it on its own")
         return Retriever(self.clip, checkpoint.build_mapper(self.clip.sizes).to(self.clip.device), checkpoint)
 
@@ -186,7 +186,7 @@ class Retriever:
         root = files.root.resolve()
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", root.name)[:40] or "root"
         key = hashlib.sha256(os.fsencode(f"{root}\0{files.label}")).hexdigest()[:12]
-        return Path(cache or cache_folder()) / f"{name}-{key}" / self.clip.weights_hash[:16]
+        return Path(cache or cache_folder()) / f"{name}-{key}" / self.clip.identity.hash[:16]
 
 
 def _key(picture: Picture) -> str | int:

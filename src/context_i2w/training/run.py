@@ -67,8 +67,8 @@ class _Run:
         kinds = _classes(settings.model)
         resumed = self._read_resumed()
         check_data(settings.data)  # before CLIP's weights are fetched
-        self.clip = load_clip(model.clip or "ViT-L-14", model.weights, process.device)
-        self.reference = CLIPReference(model.clip or "ViT-L-14", model.weights, self.clip.weights_hash)
+        self.clip = load_clip(model.clip, model.weights, process.device)
+        self.reference = CLIPReference.of(self.clip, model.clip or self.clip.name, model.weights)
         torch.manual_seed(train.seed)
         mapper, objective = _build(settings, *kinds, self.clip)
         reader = Reader(self.clip, train.batch_size, train.seed, process)
@@ -130,8 +130,9 @@ class _Run:
             raise UserError(
                 f"--resume {resumed.path}: a {resumed.mapper_name} with {resumed.options}; give the same mapper"
             )
-        if resumed.clip.weights_hash != self.clip.weights_hash:
-            raise UserError(f"--resume {resumed.path}: trained with another CLIP, {resumed.clip.model}")
+        difference = resumed.clip.difference(self.clip)
+        if difference:
+            raise UserError(f"--resume {resumed.path}: trained with another CLIP: {difference}")
 
     def _make_folder(self, resumed: Checkpoint | None) -> RunFolder:
         settings, trainer = self.settings, self.trainer
