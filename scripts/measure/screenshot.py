@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/images/: the page in the browser and the HTML gallery, by headless Chromium.
+"""Makes the pictures of docs/images/ by headless Chromium: the page on a desk and a phone, light and dark; the gallery.
 
 Needs `pip install selenium`, Chromium and chromedriver (Debian: apt install chromium chromium-driver):
     python scripts/measure/screenshot.py
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from PIL import Image
 
@@ -28,10 +29,17 @@ SWITCHES = [
     *("--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--hide-scrollbars"),
 ]
 SECONDS = 60
-COLOURS = 128  # of the stored PNG: small, and good enough for a page
+COLOURS = 64  # of the stored PNG: small, and good enough for a page
+DEVICES = {"desk": (1280, 900), "phone": (390, 844)}
+NAMES = {
+    ("desk", "light"): "page.png",
+    ("desk", "dark"): "page_dark.png",
+    ("phone", "light"): "phone.png",
+    ("phone", "dark"): "phone_dark.png",
+}
 
 
-def open_chromium(profile: Path, width: int = 1280, height: int = 1000) -> Any:
+def open_chromium(profile: Path, *switches: str) -> Any:
     """A selenium driver of headless Chromium with an empty profile. Raises UserError if something is not installed."""
     try:
         from selenium import webdriver
@@ -43,52 +51,41 @@ def open_chromium(profile: Path, width: int = 1280, height: int = 1000) -> Any:
         raise UserError("Chromium or chromedriver is not installed (Debian: apt install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for switch in [*SWITCHES, f"--window-size={width},{height}", f"--user-data-dir={profile}"]:
+    for switch in [*SWITCHES, *switches, f"--user-data-dir={profile}"]:
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
-def picture_page(browser: Any, engine: Engine, reference: str, description: str, path: Path) -> None:
-    """The page after a reference has been picked and a description typed."""
-    from selenium.webdriver.support.ui import WebDriverWait
+def show_as(browser: Any, device: str, scheme: str) -> None:
+    """From now on the browser's window is that of one of DEVICES, its user's colour scheme "light" or "dark"."""
+    width, height = DEVICES[device]
+    screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": device == "phone"}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    preference = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preference]})
 
-    server = serve(Demo(engine, [description]), port=0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        wait = WebDriverWait(browser, SECONDS)
-        answers = "return Number(document.body.dataset.answers || 0)"
-        browser.get(f"http://127.0.0.1:{server.server_address[1]}/")
-        wait.until(lambda b: b.execute_script(answers) >= 1)
-        browser.execute_script(
-            "choose({name: arguments[0]}, '/thumbnail?name=' + encodeURIComponent(arguments[0]), '')", reference
-        )
-        wait.until(lambda b: b.execute_script(answers) >= 2)
-        browser.find_element("css selector", "#compare").click()
-        browser.find_element("css selector", "#description").send_keys(description)
-        wait.until(lambda b: description in b.find_element("css selector", "#prompt").text)
-        _save(browser, path)
-    finally:
-        server.shutdown()
-        server.server_close()
+
+def picture_page(browser: Any, address: str, query: dict[str, str], path: Path) -> None:
+    """The page's answer to a query, whose fields are those of its address."""
+    browser.get(f"{address}?{urlencode(query)}")
+    _wait(browser, "return Number(document.body.dataset.answers || 0) > 0")
+    _save(browser, path)
 
 
 def picture_file(browser: Any, file: Path, path: Path) -> None:
-    browser.set_window_size(1280, 600)
     browser.get(file.resolve().as_uri())
     _save(browser, path)
 
 
-def _save(browser: Any, path: Path) -> None:
+def _wait(browser: Any, script: str) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    loaded = "return [...document.images].every((i) => i.loading === 'lazy' || i.complete)"
-    WebDriverWait(browser, SECONDS).until(lambda b: b.execute_script(loaded))
-    frame = "window.outerHeight - window.innerHeight"
-    height = browser.execute_script(f"return document.documentElement.scrollHeight + {frame}")
-    browser.set_window_size(1280, min(max(height, 600), 2000))
-    shown = "return [...document.images].every((i) => i.complete)"
-    WebDriverWait(browser, SECONDS).until(lambda b: b.execute_script(shown))
+    WebDriverWait(browser, SECONDS).until(lambda b: b.execute_script(script))
+
+
+def _save(browser: Any, path: Path) -> None:
+    _wait(browser, "return [...document.images].every((i) => i.complete || i.loading === 'lazy')")
     image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"wrote {path} ({path.stat().st_size / 1e3:.0f} kB)")
@@ -110,15 +107,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     engine = Engine(make_index(chosen, next(iter(retrievers.values()))), retrievers)
     prompts = prompts_for(chosen, engine)
     looks = references(chosen, engine)
+    server = serve(Demo(engine, prompts), port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    query = {"ref": f"name:{looks[0][0]}", "q": prompts[0]}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         browser = open_chromium(Path(scratch) / "profile")
         try:
-            picture_page(browser, engine, looks[0][0], prompts[0], folder / "page.png")
+            for (device, scheme), name in NAMES.items():
+                show_as(browser, device, scheme)
+                picture_page(browser, f"http://127.0.0.1:{server.server_address[1]}/", query, folder / name)
             chosen.output = str(Path(scratch) / "gallery.html")
             write_gallery(chosen, engine, looks[:1], prompts[:1])
+            show_as(browser, "desk", "light")
             picture_file(browser, Path(chosen.output), folder / "gallery.png")
         finally:
             browser.quit()
+            server.shutdown()
+            server.server_close()
 
 
 if __name__ == "__main__":

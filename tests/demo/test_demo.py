@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import re
+import shutil
 import threading
 from html.parser import HTMLParser
 from urllib.parse import quote
@@ -116,9 +117,10 @@ class Elements(HTMLParser):
 def test_gallery_escapes_and_fetches_nothing(engine):
     look = engine.look(engine.index.path("a.png"), "a.png")
     answer = engine.answer(look, f"[*] {HOSTILE}", k=5, compare=True)
-    page = Elements(render(HOSTILE, HOSTILE, [(HOSTILE, look, answer)]))
+    page = Elements(render(HOSTILE, HOSTILE, [(HOSTILE, look, answer)], engine.index))
     assert {tag for tag, _ in page.tags} <= {
-        *("html", "meta", "title", "style", "h1", "p", "section", "div", "h2", "h3", "figure", "img", "figcaption"),
+        *("html", "meta", "title", "style", "body", "header", "main", "h1", "p", "section", "div", "h2", "h3", "span"),
+        *("figure", "img", "figcaption", "details", "summary"),
     }
     assert all(set(attributes) <= {"src", "alt"} for tag, attributes in page.tags if tag == "img")
     assert all(attributes["src"].startswith("data:image/jpeg;base64,") for tag, attributes in page.tags if tag == "img")
@@ -130,12 +132,13 @@ def test_gallery_escapes_and_fetches_nothing(engine):
 def test_gallery_survives_a_vanished_file_and_an_odd_name(engine):
     look = engine.look(engine.index.path("a.png"), "a.png")
     answer = engine.answer(look, "", with_maps=False)
-    assert render("\udcff.jpg", "", [("\udcff", look, answer)]).encode()
+    assert render("\udcff.jpg", "", [("\udcff", look, answer)], engine.index).encode()
     path = engine.index.path("e.png")
     content = path.read_bytes()
     path.unlink()
+    shutil.rmtree(engine.index.store.folder / "thumbnails")
     try:
-        assert "no longer there" in render("", "", [("a", look, answer)])
+        assert "no longer there" in render("", "", [("a", look, answer)], engine.index)
     finally:
         path.write_bytes(content)
 
@@ -174,10 +177,10 @@ def png(size=(40, 30), color="red"):
 
 
 def test_page_and_its_files(ask, address):
-    for path in ("/", "/page.css", "/page.js"):
+    for path in server_module.STATIC:
         status, content = ask("GET", path)
         assert (status, len(content) > 500) == (200, True)
-    assert not re.search(rb"https?://", ask("GET", "/")[1] + ask("GET", "/page.css")[1])
+        assert not re.search(rb"https?://|//[a-z]+\.[a-z]", content)
     assert address[0] == "127.0.0.1"
 
 
@@ -252,6 +255,16 @@ def test_only_so_many_references_are_kept(engine, monkeypatch):
         (question(name="a.png", description="", k=0), 400),
         (question(name="a.png", description="", k=True), 400),
         (question(description=""), 404),
+        (question(references=[], description=""), 422),
+        (question(references=[], description="a [*]"), 422),
+        (question(references=[{"name": "a.png"}] * 5, description=""), 400),
+        (question(references=[{"name": "a.png"}] * 2, description="red"), 422),
+        (question(references=["a.png"], description=""), 404),
+        (question(name="a.png", description="", weight=2), 400),
+        (question(name="a.png", description="", weight=float("nan")), 400),
+        (question(name="a.png", description="", mix="x"), 400),
+        (question(name="a.png", description="\ud800"), 400),
+        ("[" * 60000, 400),
         (question(upload="a.png", description=""), 404),
         (question(name="a.png", description="[*2]"), 422),
         ("x" * (70 << 10), 413),

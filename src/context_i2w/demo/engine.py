@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from context_i2w.demo.pictures import change_overlay, overlay
 from context_i2w.errors import UserError
@@ -16,16 +18,23 @@ from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.images import BrokenImage
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.nearest_words import NearestWords
-from context_i2w.model.prompts import readable
+from context_i2w.model.prompts import MARK, readable
+from context_i2w.model.queries import DEFAULTS, parse_method
 from context_i2w.search.index import Hit, Index
-from context_i2w.search.pictures import Picture, read_picture
-from context_i2w.search.query import IMAGE_ALONE, Query, parse_query
+from context_i2w.search.pictures import Picture
+from context_i2w.search.query import IMAGE_ALONE, Query, parse_query, parse_text
 from context_i2w.search.retriever import Retriever
 
 BASELINES = {"image": "image only", "text": "text only", "image+text": "image + text"}
+KEPT = 16  # queries
+SHOWN = 512  # pixels of the longer side of a reference that are kept
 
 
-@dataclass(frozen=True)
+# Methods whose weight is that of the slider "stay with the picture … follow the words".
+MIXES = {"anchored": "the picture", "blended": "picture + words"}
+
+
+@dataclass(frozen=True, eq=False)
 class Look:
     """A reference after its one vision pass. crop: the square part of it that CLIP sees."""
 
@@ -33,6 +42,7 @@ class Look:
     crop: Image.Image
     features: ImageFeatures
     row: int | None = None  # in the index, if it is one of its images
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,16 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """Unit vectors [1, E] that a query is mixed of. image, composed: empty for a query of text alone."""
+
+    prompt: str
+    text: Tensor
+    image: Tensor | None = None
+    composed: Mapping[str, Tensor] = field(default_factory=dict)  # by the mapper's title
+
+
+@dataclass(frozen=True)
 class Answer:
     """prompt: as composed. rows: title -> hits. maps: of each Context-I2W mapper. words: title -> nearest words."""
 
@@ -56,49 +76,121 @@ class Answer:
 
 
 class Engine:
-    """An index and the mappers (by title) that search it; they share one CLIP."""
+    """An index and the mappers (by title) that search it; they share one CLIP.
+
+    What the last few queries needed of CLIP and the mappers is kept: another weight, another number of results or
+    another look at the maps costs no pass.
+    """
 
     def __init__(self, index: Index, mappers: Mapping[str, Retriever]):
         self.index = index
         self.mappers = dict(mappers)
         self.retriever = next(iter(self.mappers.values()))
         self.nearest_words = NearestWords(self.retriever.clip)
+        self._vectors = lru_cache(KEPT)(self._compute_vectors)
+        self._words = lru_cache(KEPT)(self._find_words)
+        self._maps = lru_cache(KEPT)(self._draw_maps)
 
-    def look(self, picture: Picture, name: str | None = None) -> Look:
+    def look(self, picture: Picture, name: str | None = None, label: str = "") -> Look:
         """One vision pass; name: the picture's name in the index, which it must not find again.
 
         Raises UserError if the picture can't be read.
         """
         try:
-            image = read_picture(picture)
+            image = self.retriever.preparation.read(picture, SHOWN)
             crop = self.retriever.preparation.crop(image)
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
         row = self.index.row(name) if name is not None and name in self.index else None
-        return Look(image, crop, self.retriever.see([image]), row)
+        features = self.retriever.see([image])
+        image.thumbnail((SHOWN, SHOWN))
+        return Look(image, crop, features, row, label or name or "")
 
     def answer(
-        self, look: Look, description: str, k: int = 10, compare: bool = False, with_maps: bool = True
+        self,
+        looks: Look | Sequence[Look],
+        description: str,
+        k: int = 10,
+        compare: bool = False,
+        with_maps: bool = True,
+        with_words: bool = True,
+        method: str = "composed",
     ) -> Answer:
-        """compare: the baselines too. Raises UserError for a description that can't be composed."""
-        query = parse_query(description, 1)
-        features: dict[str, Tensor] = {}
-        if compare:
-            features |= {
-                title: self.retriever.query_feature(query, look.features, name) for name, title in BASELINES.items()
-            }
-        words, maps = {}, []
-        for title, retriever in self.mappers.items():
-            features[title] = retriever.query_feature(query, look.features)
-            words[title] = self.nearest_words(retriever.pseudo_words(query, look.features))[0]
-            if with_maps and isinstance(retriever.mapper, ContextI2W):
-                maps += heat_maps(retriever, query, look)
-        hidden = [[] if look.row is None else [look.row]] * len(features)
-        hits = self.index.nearest(torch.cat(list(features.values())), k, hidden)
-        return Answer(readable(query.text), dict(zip(features, hits)), maps, words)
+        """looks: the references; none: a query of text alone. compare: the baselines too.
+
+        method: how the mappers' queries are formed of what is kept: "composed", "anchored:W" or "blended:W:A".
+        Raises UserError for a description that can't be composed.
+        """
+        looks = (looks,) if isinstance(looks, Look) else tuple(looks)
+        vectors = self._vectors(looks, description)
+        rows = _rows(vectors, compare, method)
+        hidden = [[look.row for look in looks if look.row is not None]] * len(rows)
+        hits = self.index.nearest(torch.cat(list(rows.values())), k, hidden)
+        maps = self._maps(looks, description) if with_maps and looks else []
+        words = self._words(looks, description) if with_words and looks else {}
+        return Answer(vectors.prompt, dict(zip(rows, hits)), maps, words)
+
+    def _compute_vectors(self, looks: tuple[Look, ...], description: str) -> Vectors:
+        if not looks:
+            query = parse_text(description)
+            return Vectors(query.text, normalize(self.retriever.condition(query), dim=-1))
+        query, seen = parse_query(description, len(looks)), _together(looks)
+        return Vectors(
+            _shown(query),
+            self.retriever.query_feature(query, seen, "text"),
+            self.retriever.query_feature(query, seen, "image"),
+            {title: retriever.query_feature(query, seen) for title, retriever in self.mappers.items()},
+        )
+
+    def _find_words(self, looks: tuple[Look, ...], description: str) -> dict[str, list[tuple[str, float]]]:
+        query, seen = parse_query(description, len(looks)), _together(looks)
+        found = {title: self.nearest_words(one.pseudo_words(query, seen)) for title, one in self.mappers.items()}
+        return {title + _which(looks, n): near for title, words in found.items() for n, near in enumerate(words)}
+
+    def _draw_maps(self, looks: tuple[Look, ...], description: str) -> list[HeatMap]:
+        query = parse_query(description, len(looks))
+        mappers = [one for one in self.mappers.values() if isinstance(one.mapper, ContextI2W)]
+        return [
+            heat
+            for retriever in mappers
+            for n, look in enumerate(looks)
+            for heat in heat_maps(retriever, query, look, _which(looks, n))
+        ]
 
 
-def heat_maps(retriever: Retriever, query: Query, look: Look) -> list[HeatMap]:
+def _which(looks: Sequence[Look], number: int) -> str:
+    return f" of [*{number + 1}]" if len(looks) > 1 else ""
+
+
+def _shown(query: Query) -> str:
+    """The prompt for people; of several references, which one stands where."""
+    if set(query.words) == {0}:
+        return readable(query.text)
+    first, *rest = query.text.split(MARK)
+    return first + "".join(f"[*{word + 1}]{text}" for word, text in zip(query.words, rest))
+
+
+def _together(looks: Sequence[Look]) -> ImageFeatures:
+    return ImageFeatures(*(torch.cat(parts) for parts in zip(*(look.features for look in looks))))
+
+
+def _rows(vectors: Vectors, compare: bool, method: str) -> dict[str, Tensor]:
+    """Title -> query [1, E]."""
+    if vectors.image is None:
+        return {BASELINES["text"]: vectors.text}
+    raw = {"image": vectors.image, "text": vectors.text}
+    rows = {title: parse_method(name)(raw) for name, title in BASELINES.items()} if compare else {}
+    query = parse_method(method)
+    return rows | {title: query({**raw, "composed": composed}) for title, composed in vectors.composed.items()}
+
+
+def mixed(mix: str, weight: float) -> str:
+    """The method of one of MIXES at a weight, with its default for any other weight."""
+    name, _, *others = DEFAULTS[mix].split(":")
+    return ":".join([name, f"{weight:g}", *others])
+
+
+def heat_maps(retriever: Retriever, query: Query, look: Look, which: str = "") -> list[HeatMap]:
     """The selector's strength and each extractor query's attention, beside their change from `a photo of [*]`."""
     condition = torch.cat([retriever.condition(query), retriever.condition(parse_query(IMAGE_ALONE, 1))])
     twice = ImageFeatures(*(part.expand(2, *part.shape[1:]) for part in look.features))
@@ -107,7 +199,7 @@ def heat_maps(retriever: Retriever, query: Query, look: Look) -> list[HeatMap]:
     attention = maps.queries * maps.queries.shape[-1]  # 1: an even share
     titles = ["Intent View Selector", *(f"extractor query {n}" for n in range(1, attention.shape[1] + 1))]
     stacked = torch.cat([strength[:, None], attention], dim=1)
-    return [_heat_map(title, look.crop, *pair) for title, pair in zip(titles, stacked.unbind(dim=1))]
+    return [_heat_map(title + which, look.crop, *pair) for title, pair in zip(titles, stacked.unbind(dim=1))]
 
 
 def _heat_map(title: str, crop: Image.Image, now: Tensor, before: Tensor) -> HeatMap:

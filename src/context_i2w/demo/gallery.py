@@ -1,14 +1,13 @@
-"""Answers as one self-contained HTML file: pictures inlined, no script, nothing fetched."""
+"""Answers as one self-contained HTML file that looks like the page: pictures inlined, no script, nothing fetched."""
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
+from importlib.resources import files
 
 from context_i2w.demo.engine import Answer, HeatMap, Look
-from context_i2w.demo.pictures import data_uri, thumbnail
-from context_i2w.model.images import BrokenImage
-from context_i2w.search.index import Hit
-from context_i2w.search.pictures import read_picture
+from context_i2w.demo.pictures import data_uri
+from context_i2w.search.index import Hit, Index
+from context_i2w.search.thumbnails import thumbnail
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -19,28 +18,21 @@ PAGE = """<!doctype html>
 <style>
 {style}
 </style>
-<h1>{title}</h1>
-<p class="about">{about}</p>
+<body class="file">
+<header><h1>{title}</h1><p class="faint">{about}</p></header>
+<main>
 {body}
+</main>
+</body>
 </html>
 """
-STYLE = """\
-body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222; background: #fafafa }
-h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin: 0 0 .5rem } h3 { font-size: .9rem; margin: .8rem 0 .3rem }
-.about, figcaption { color: #555 }
-section { display: flex; gap: 1.2rem; background: #fff; border: 1px solid #ddd; border-radius: 8px; padding: 1rem }
-section + section { margin-top: 1rem }
-.reference { flex: none; width: 150px }
-.row { display: flex; flex-wrap: wrap; gap: .5rem }
-figure { margin: 0; width: 112px; font-size: .75rem; overflow-wrap: anywhere }
-figure img { width: 112px; height: 112px; object-fit: contain; background: #eee; border-radius: 4px }
-.reference figure, .reference img { width: 150px; height: auto }"""
 
 
-def render(title: str, about: str, answers: Sequence[tuple[str, Look, Answer]]) -> str:
-    """The page for (name of the reference, the reference, its answer). All texts are escaped."""
-    body = "\n".join(_section(name, look, answer) for name, look, answer in answers)
-    return PAGE.format(title=escape(shown(title)), about=escape(shown(about)), style=STYLE, body=body)
+def render(title: str, about: str, answers: Sequence[tuple[str, Look, Answer]], index: Index) -> str:
+    """The page for (name of the reference, the reference, its answer), all from one index. All texts are escaped."""
+    body = "\n".join(_section(name, look, answer, index) for name, look, answer in answers)
+    style = files("context_i2w.demo").joinpath("page.css").read_text(encoding="utf-8")
+    return PAGE.format(title=escape(shown(title)), about=escape(shown(about)), style=style, body=body)
 
 
 def shown(text: str) -> str:
@@ -48,40 +40,38 @@ def shown(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def hit_picture(path: Path) -> bytes | None:
-    """The thumbnail of an indexed file; None if it has gone since it was indexed."""
-    try:
-        return thumbnail(read_picture(path))
-    except BrokenImage:
-        return None
-
-
-def _section(name: str, look: Look, answer: Answer) -> str:
+def _section(name: str, look: Look, answer: Answer, index: Index) -> str:
     reference = _figure(thumbnail(look.image), name)
-    rows = "\n".join(_row(title, hits) for title, hits in answer.rows.items())
+    rows = "\n".join(_row(title, hits, index) for title, hits in answer.rows.items())
     return (
-        f'<section>\n<div class="reference"><h3>reference</h3>{reference}</div>\n'
-        f"<div><h2>{escape(shown(answer.prompt))}</h2>\n{rows}\n{_maps(answer.maps)}</div>\n</section>"
+        f'<section class="panel answer">\n<div class="asked">{reference}<h2>{escape(shown(answer.prompt))}</h2></div>\n'
+        f"<div>{rows}\n{_maps(answer.maps)}</div>\n</section>"
     )
 
 
-def _row(title: str, hits: Sequence[Hit]) -> str:
-    figures = "\n".join(_figure(hit_picture(hit.path), f"{hit.rank}. {hit.name} ({hit.score:.3f})") for hit in hits)
-    return f'<h3>{escape(shown(title))}</h3>\n<div class="row">\n{figures}\n</div>'
+def _row(title: str, hits: Sequence[Hit], index: Index) -> str:
+    figures = [_figure(index.thumbnail(hit.name), f"{hit.rank} · {hit.score:.3f}", hit.name) for hit in hits]
+    return f"<h3>{escape(shown(title))}</h3>\n" + _grid("results", figures)
 
 
 def _maps(maps: Sequence[HeatMap]) -> str:
     if not maps:
         return ""
-    now = "\n".join(_figure(heat.picture, f"{heat.title}: {heat.note}") for heat in maps)
-    change = "\n".join(_figure(heat.change, heat.title) for heat in maps)
+    now = [_figure(heat.picture, f"{heat.title}: {heat.note}") for heat in maps]
+    change = [_figure(heat.change, heat.title) for heat in maps]
     return (
-        f'<h3>where the mapper looked</h3>\n<div class="row">\n{now}\n</div>\n'
-        f'<h3>change from "a photo of [*]" (red: more, blue: less)</h3>\n<div class="row">\n{change}\n</div>\n'
+        "<details><summary>Where the mapper looked</summary>"
+        f'{_grid("maps", now)}\n<h3>change from "a photo of [*]" (red: more, blue: less)</h3>\n{_grid("maps", change)}'
+        "</details>\n"
     )
 
 
-def _figure(jpeg: bytes | None, caption: str) -> str:
-    text = escape(shown(caption))
-    picture = f'<img src="{data_uri(jpeg)}" alt="{text}">' if jpeg else "<p>no longer there</p>"
-    return f"<figure>{picture}<figcaption>{text}</figcaption></figure>"
+def _grid(kind: str, figures: Sequence[str]) -> str:
+    joined = "\n".join(figures)
+    return f'<div class="{kind}">\n{joined}\n</div>'
+
+
+def _figure(jpeg: bytes | None, caption: str, name: str = "") -> str:
+    text, name = escape(shown(caption)), escape(shown(name))
+    picture = f'<img src="{data_uri(jpeg)}" alt="{name or text}">' if jpeg else "<p>no longer there</p>"
+    return f"<figure>{picture}<figcaption>{text} <span>{name}</span></figcaption></figure>"

@@ -1,24 +1,16 @@
-"""Thumbnails and heat maps as pictures for a page."""
+"""Heat maps as pictures for a page."""
 
 import base64
-import io
 
 import matplotlib
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-THUMBNAIL = 144  # pixels of the longer side
-OVERLAY = 168
+from context_i2w.search.thumbnails import jpeg
+
+OVERLAY = 168  # pixels
 OPACITY = 0.6
-
-
-def thumbnail(image: Image.Image, size: int = THUMBNAIL) -> bytes:
-    """A JPEG no larger than `size` on either side; small pictures are enlarged without smoothing."""
-    scale = size / max(image.size)
-    shape = tuple(max(1, round(side * scale)) for side in image.size)
-    small = image.convert("RGB").resize(shape, Image.Resampling.BICUBIC if scale < 2 else Image.Resampling.NEAREST)
-    return _jpeg(small)
 
 
 def data_uri(jpeg: bytes) -> str:
@@ -45,10 +37,4 @@ def _blend(image: Image.Image, grid: np.ndarray, colours: matplotlib.colors.Colo
     heat = Image.fromarray((255 * colours(np.asarray(large).clip(0, 1))[..., :3]).astype(np.uint8))
     # The picture in grey, so that every colour is the map's.
     below = image.convert("L").convert("RGB").resize((OVERLAY, OVERLAY), Image.Resampling.BICUBIC)
-    return _jpeg(Image.blend(below, heat, OPACITY))
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=82)
-    return out.getvalue()
+    return jpeg(Image.blend(below, heat, OPACITY))

@@ -100,7 +100,7 @@ def write_gallery(
     arguments: argparse.Namespace, engine: Engine, looks: list[tuple[str, Look]], prompts: list[str]
 ) -> None:
     answers = [
-        (name, look, engine.answer(look, prompt, arguments.k, arguments.compare, arguments.heat_maps))
+        (name, look, engine.answer(look, prompt, arguments.k, arguments.compare, arguments.heat_maps, False))
         for name, look in looks
         for prompt in prompts
     ]
@@ -108,7 +108,7 @@ def write_gallery(
         f"{len(engine.index):,} images of {engine.index.files.title}; {engine.retriever.clip.name}; scores are cosines"
     )
     path = Path(arguments.output)
-    path.write_text(render("Composed image retrieval", about, answers), encoding="utf-8")
+    path.write_text(render("Composed image retrieval", about, answers, engine.index), encoding="utf-8")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

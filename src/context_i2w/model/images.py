@@ -75,7 +75,7 @@ def open_header(path: str | os.PathLike, content: bytes | None = None) -> Image.
     except FileNotFoundError:
         raise BrokenImage(path, "no such file") from None
     except Image.DecompressionBombError:
-        raise BrokenImage(path, f"more than {2 * MAX_PIXELS:,} pixels") from None
+        raise BrokenImage(path, f"more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # a damaged header can raise nearly anything
         raise BrokenImage(path, _reason(error)) from None
     check_pixels(path, *image.size)

@@ -1,28 +1,37 @@
 """Which image files a gallery has, and how to see that one has changed."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from context_i2w.errors import UserError
 from context_i2w.files import FileState, file_state, is_hidden
+from context_i2w.search.pictures import HEIF
 
+HEIC = frozenset([".heic", ".heif", ".hif"])
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"]
-)
+) | (HEIC if HEIF else frozenset())
+# Pictures to a person, but of kinds that nothing here decodes: they are counted, not passed over in silence.
+UNREAD = (HEIC - SUFFIXES) | {
+    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2", ".jxl", ".jp2", ".psd", ".svg")
+}
 
 
 @dataclass(frozen=True)
 class Files:
     """Images below a folder. states: name relative to the root, with `/` -> state; in the order of names.
 
-    label tells lists of the same folder apart, e.g. a benchmark's gallery; "" is the whole folder.
+    label tells lists of the same folder apart, e.g. a benchmark's gallery; "" is the whole folder. unread: how many
+    pictures of which kinds (suffixes) were left out, since they can't be read.
     """
 
     root: Path
     states: dict[str, FileState]
     label: str = ""
+    unread: dict[str, int] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -31,6 +40,12 @@ class Files:
 
     def path(self, name: str) -> Path:
         return self.root / name
+
+    @property
+    def unread_kinds(self) -> str:
+        """For people, e.g. "12 .heic, 3 .cr2 (`pip install pillow-heif` reads HEIC)"; "" if there are none."""
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.unread.items()))
+        return kinds + (" (`pip install pillow-heif` reads HEIC)" if HEIC & self.unread.keys() else "")
 
 
 def files_of_folder(folder: str | os.PathLike) -> Files:
@@ -41,15 +56,22 @@ def files_of_folder(folder: str | os.PathLike) -> Files:
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of images")
-    found = {}
+    found, unread = {}, Counter()
     for entry in _walk(root):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix in UNREAD:
+            unread[suffix] += 1
+        if suffix not in SUFFIXES:
+            continue
         name = Path(entry.path).relative_to(root).as_posix()
         state = _state(entry)
         if state is not None:
             found[name] = state
+    files = Files(root, dict(sorted(found.items())), unread=dict(unread))
     if not found:
-        raise UserError(f"{root}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))})")
-    return Files(root, dict(sorted(found.items())))
+        others = f"; it holds {files.unread_kinds}" if unread else ""
+        raise UserError(f"{root}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))}){others}")
+    return files
 
 
 def files_of_list(paths: Iterable[str | os.PathLike], label: str) -> Files:
@@ -77,7 +99,7 @@ def _walk(folder: Path) -> Iterable[os.DirEntry]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path))
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+        else:
             yield entry
 
 

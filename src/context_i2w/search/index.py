@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ from torch import Tensor
 
 from context_i2w.errors import UserError
 from context_i2w.files import read_json, write_text
+from context_i2w.model.images import BrokenImage
 from context_i2w.search import approximate
 from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
 from context_i2w.search.export import export
 from context_i2w.search.files import Files
 from context_i2w.search.nearest import nearest
-from context_i2w.search.pictures import Picture
+from context_i2w.search.pictures import SMALL, Picture, open_scaled, read_picture
 from context_i2w.search.store import Store
+from context_i2w.search.thumbnails import Thumbnails, thumbnail
 
 if TYPE_CHECKING:
     from context_i2w.search.retriever import Retriever
@@ -55,6 +58,7 @@ class Index:
         self.recall: float | None = None
         self._approximate: tuple[Any, ApproximateOptions] | None = None
         self._row = {name: row for row, name in enumerate(self.names)}
+        self._thumbnails = Thumbnails(store.folder / "thumbnails")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -133,6 +137,21 @@ class Index:
     def path(self, name: str) -> Path:
         """The file of an indexed name; KeyError for any other name, so nothing outside the gallery is ever named."""
         return self.files.path(self.names[self._row[name]])
+
+    def thumbnail(self, name: str) -> bytes | None:
+        """A small JPEG of an indexed picture: the one made while indexing, else (an older index) made and kept now.
+
+        None if its file has gone or can't be read any more. KeyError for a name that is not indexed.
+        """
+        path, state = self.path(name), self.files.states[name]
+        content = self._thumbnails.read(name, state)
+        if content is None:
+            try:
+                content = thumbnail(read_picture(path, partial(open_scaled, at_least=SMALL)))
+            except BrokenImage:
+                return None
+            self._thumbnails.write(name, state, content)
+        return content
 
     def _measured_recall(self, index: Any, options: ApproximateOptions, path: Path) -> float:
         """Kept beside the index, by search parameters; printed when it is measured."""

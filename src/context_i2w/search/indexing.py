@@ -9,31 +9,40 @@ from tqdm import tqdm
 
 from context_i2w.evaluation.features import EncodingOptions, precision_of
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.images import BrokenImage
+from context_i2w.model.fast_images import as_image
+from context_i2w.model.images import BrokenImage, as_bytes
 from context_i2w.search.files import Files
 from context_i2w.search.journal import Journal
 from context_i2w.search.pictures import PicturePreparation
 from context_i2w.search.store import Store
+from context_i2w.search.thumbnails import Thumbnails, thumbnail
 
 FEW = 32  # so few images are read faster than reading processes start
 
 
-def bring_up_to_date(store: Store, files: Files, clip: FrozenCLIP, options: EncodingOptions) -> None:
+def bring_up_to_date(
+    store: Store, files: Files, clip: FrozenCLIP, options: EncodingOptions, thumbnails: Thumbnails | None = None
+) -> None:
     """Encodes what is missing, drops what has vanished; can be interrupted and goes on where it was.
 
-    Files that can't be read are kept in `store.contents.broken` and tried again when they change.
+    Files that can't be read are kept in `store.contents.broken` and tried again when they change. thumbnails: where
+    the small pictures of what is encoded go; None: nowhere.
     """
     if store.is_complete(files.states):
         return
     with store.update() as journal:
         missing = store.missing(files.states, journal)
         if missing:
-            _encode(missing, journal, files, clip, options)
-        store.finish(files.states, journal)
+            _encode(missing, journal, files, clip, options, thumbnails)
+        if store.finish(files.states, journal) and thumbnails is not None:
+            thumbnails.keep_only(files.states)
 
 
-def report_broken(store: Store, root: object) -> None:
-    """One line on stderr if files were left out."""
+def report_broken(store: Store, files: Files) -> None:
+    """One line on stderr for files that were left out, one for kinds of pictures that nothing here reads."""
+    root = files.root
+    if files.unread:
+        print(f"{root}: pictures of kinds that can't be read are left out: {files.unread_kinds}", file=sys.stderr)
     broken = store.contents.broken
     if broken:
         shown = ", ".join(f"{name} ({reason})" for name, (_, reason) in list(broken.items())[:3])
@@ -41,9 +50,17 @@ def report_broken(store: Store, root: object) -> None:
         print(f"{root}: {len(broken)} files left out, they can't be read as images: {shown}{more}", file=sys.stderr)
 
 
-def _encode(names: list[str], journal: Journal, files: Files, clip: FrozenCLIP, options: EncodingOptions) -> None:
+def _encode(
+    names: list[str],
+    journal: Journal,
+    files: Files,
+    clip: FrozenCLIP,
+    options: EncodingOptions,
+    thumbnails: Thumbnails | None,
+) -> None:
+    preparation = PicturePreparation(clip.sizes.image_size, clip.image_mean, clip.image_std)
     loader = DataLoader(
-        _Pictures(names, files, PicturePreparation(clip.sizes.image_size, clip.image_mean, clip.image_std)),
+        _Pictures(names, files, preparation, thumbnails),
         batch_size=options.batch_size,
         num_workers=options.worker_count() if len(names) > FEW else 0,
         collate_fn=list,
@@ -70,12 +87,13 @@ def _encode_batch(items: list, journal: Journal, files: Files, clip: FrozenCLIP,
 
 
 class _Pictures(Dataset):
-    """(name, pixels), or (name, BrokenImage)."""
+    """(name, pixels), or (name, BrokenImage); keeps a thumbnail of each, since the picture is decoded anyway."""
 
-    def __init__(self, names: list[str], files: Files, preparation: PicturePreparation):
+    def __init__(self, names: list[str], files: Files, preparation: PicturePreparation, thumbnails: Thumbnails | None):
         self.names = names
         self.files = files
         self.preparation = preparation
+        self.thumbnails = thumbnails
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,6 +101,9 @@ class _Pictures(Dataset):
     def __getitem__(self, number: int) -> tuple[str, torch.Tensor | BrokenImage]:
         name = self.names[number]
         try:
-            return name, self.preparation.pixels(self.files.path(name))
+            image = self.preparation.read(self.files.path(name))
+            if self.thumbnails is not None:
+                self.thumbnails.write(name, self.files.states[name], thumbnail(as_image(image)))
+            return name, as_bytes(self.preparation.crop(image))
         except BrokenImage as error:
             return name, error

@@ -43,6 +43,16 @@ def parse_query(description: str, references: int) -> Query:
     return Query(marked, words, " ".join(marked.replace(MARK, " ").split()))
 
 
+def parse_text(description: str) -> Query:
+    """A query of text alone, as CLIP reads it. Raises UserError for a placeholder or an empty description."""
+    marked, numbers = numbered_template(description)
+    if numbers:
+        raise UserError(f"{description!r}: no reference image for [*] to stand for; choose one, or leave [*] out")
+    if not marked.strip():
+        raise UserError("nothing to search for: choose a reference image, write a description, or both")
+    return Query(marked.strip(), (), marked.strip())
+
+
 def check_length(query: Query, tokenizer: Tokenizer) -> None:
     """Raises UserError if a placeholder lies beyond what CLIP's text tower reads."""
     ids = tokenizer([query.text])[0]

@@ -37,6 +37,7 @@ from context_i2w.search.indexing import bring_up_to_date, report_broken
 from context_i2w.search.pictures import Picture, PicturePreparation
 from context_i2w.search.query import Query, check_length, parse_query
 from context_i2w.search.store import Store
+from context_i2w.search.thumbnails import Thumbnails
 
 
 class Retriever:
@@ -87,17 +88,20 @@ class Retriever:
         folder: str | os.PathLike | Files,
         cache: str | os.PathLike | None = None,
         options: EncodingOptions | None = None,
+        thumbnails: bool = True,
     ) -> Index:
         """The index over all images of a folder (and the folders in it), ready to search.
 
         Features are kept on disk and only new or changed files are encoded. Files that can't be read are named in
         `index.broken`. cache: where features are kept; default $CONTEXT_I2W_CACHE, else ~/.cache/context-i2w.
+        thumbnails: whether small pictures (about 8 kB each) are kept beside them, for a page.
         Raises UserError if there is no folder, no image, or the cache can't be written.
         """
         files = folder if isinstance(folder, Files) else files_of_folder(folder)
         store = Store(self._store_folder(files, cache), self.clip.sizes.embed_dim)
-        bring_up_to_date(store, files, self.clip, options or EncodingOptions())
-        report_broken(store, files.root)
+        small = Thumbnails(store.folder / "thumbnails") if thumbnails else None
+        bring_up_to_date(store, files, self.clip, options or EncodingOptions(), small)
+        report_broken(store, files)
         if not store.contents.rows:
             raise UserError(f"{files.root}: none of its {len(files.states)} images can be read")
         return Index(self, files, store)

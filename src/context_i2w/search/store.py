@@ -94,15 +94,16 @@ class Store:
             if self.contents.rows.get(name) != state and _entry(name, state, *done) is None
         ]
 
-    def finish(self, wanted: Mapping[str, FileState], journal: Journal) -> None:
-        """The store becomes exactly `wanted`, of which nothing is missing; if it is so already, nothing is written."""
+    def finish(self, wanted: Mapping[str, FileState], journal: Journal) -> bool:
+        """The store becomes exactly `wanted`, of which nothing is missing. False: it was, and nothing is written."""
         broken = {}
         for name, state in wanted.items():
             entry = _entry(name, state, journal.broken, self.contents.broken)
             if entry is not None:
                 broken[name] = entry
         rows = {name: state for name, state in wanted.items() if name not in broken}
-        if rows != self.contents.rows or broken != self.contents.broken:
+        changed = rows != self.contents.rows or broken != self.contents.broken
+        if changed:
             new = Contents(rows, broken, f"features-{uuid.uuid4().hex[:12]}.npy")
             if rows:
                 self._write_features(new, journal)
@@ -112,6 +113,7 @@ class Store:
             if not (self.identity and old.name.startswith(self.identity)):
                 old.unlink(missing_ok=True)
         journal.delete()
+        return changed
 
     def _write_features(self, new: Contents, journal: Journal) -> None:
         before = {name: number for number, name in enumerate(self.contents.rows)}
