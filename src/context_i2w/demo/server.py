@@ -226,8 +226,8 @@ def find(demo: Demo, loopback: bool, request: Request) -> Route:
         ("GET", "/about"): Route(lambda _: as_json(demo.about())),
         ("GET", "/images"): Route(lambda asked: as_json(demo.images(_offset(asked), asked.query.get("filter", "")))),
         ("GET", "/thumbnail"): Route(partial(_thumbnail, demo)),
-        ("GET", "/picture"): Route(partial(_full, demo)),
-        ("POST", "/upload"): Route(partial(_take, demo), "model", MAX_UPLOAD),
+        ("GET", "/picture"): Route(partial(_full, demo), large=True),
+        ("POST", "/upload"): Route(partial(_take, demo), "model", MAX_UPLOAD, large=True),
         ("POST", "/search"): Route(partial(_search, demo), "model", MAX_QUESTION),
         **{("GET", path): Route(_static) for path in STATIC},
     }

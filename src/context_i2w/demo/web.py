@@ -1,8 +1,9 @@
 """A small HTTP/1.1 server that stays up whatever its clients do.
 
 One thread reads and writes every connection, so a slow client holds none; a request's head, body, work and answer each
-have a deadline. Work goes through bounded queues: "model", one at a time, and "files". Whoever finds a queue, the
-connections or the memory for bodies full gets 503 at once. Whatever goes wrong is an answer in one line of JSON.
+have a deadline. Work goes through bounded queues: "model", one at a time, and "files"; only a few large bodies are in
+memory at once, and the others are not read until it is their turn. Whoever finds a queue or the connections full gets
+503 at once. Whatever goes wrong is an answer in one line of JSON.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from urllib.parse import parse_qs
 
 from context_i2w.errors import UserError
 
-DEADLINE = 30  # seconds for each of: a body to come, an answer to be found, an answer to be taken
 IDLE = 15  # seconds for the head of a request to come whole
-LINGER = 2  # seconds in which a refused client may still send, so that it reads why instead of being reset
-CONNECTIONS = 400  # open at once, a quarter of the usual bound on open files left over
+PIECE, PACE = 64 << 10, 5  # bytes of a body, and seconds for so many to come
+DEADLINE = 60  # seconds for each of: the turn of a large body, a body to come, an answer to be found, one to be taken
+LINGER = 5  # seconds in which a refused client may still send, so that it reads why instead of being reset
+CONNECTIONS = 400  # open at once: less than half of the usual bound on open files
 BACKLOG = 512
 WAITING = 256  # requests in one queue
-HELD = 256 << 20  # bytes of all bodies in memory
+LARGE = 8  # large bodies in memory at once, of each queue
 HEAD = 32 << 10  # bytes of a request's head
 THREADS = {"model": 1, "files": 4}
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'"
@@ -70,11 +72,12 @@ class Response:
 
 @dataclass(frozen=True)
 class Route:
-    """Who answers a request, in which queue, and how many bytes its body may have."""
+    """Who answers a request, in which queue, how many bytes its body may have, whether it or the answer is large."""
 
     work: Callable[[Request], Response]
     queue: str = "files"
     bound: int = 0
+    large: bool = False
 
 
 def as_json(content: Any, status: HTTPStatus = HTTPStatus.OK) -> Response:
@@ -99,7 +102,6 @@ class Server:
         self._pools = {name: ThreadPoolExecutor(count, name) for name, count in THREADS.items()}
         self._waiting = dict.fromkeys(THREADS, 0)
         self._connections = 0
-        self._held = 0
         self._running, self._ended = threading.Event(), threading.Event()
 
     def serve_forever(self) -> None:
@@ -121,6 +123,7 @@ class Server:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._large = {name: asyncio.Semaphore(LARGE) for name in THREADS}
         listening = await asyncio.start_server(self._connection, sock=self._socket, limit=HEAD, backlog=BACKLOG)
         self._running.set()
         try:
@@ -143,34 +146,30 @@ class Server:
 
     async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection can take another one."""
-        held, whole = 0, False  # whole: the request has been read to its end
+        turn, whole = None, False  # whole: the request has been read to its end
         try:
             if self._connections > CONNECTIONS:
                 raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again")
             request = await _head(reader)
             route = self._find(request)
-            held = self._hold(_length(request, route.bound))
+            length = _length(request, route.bound)
+            if route.large:
+                turn = await _turn(self._large[route.queue])
             if request.headers.get("expect", "").lower() == "100-continue":
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = await asyncio.wait_for(reader.readexactly(held), DEADLINE)
+            body = await _body(reader, length)
             whole = request.headers.get("connection", "").lower() != "close"
             response = await self._work(route, Request(**{**vars(request), "body": body}), reader)
-            held += self._hold(len(response.body))
         except Refused as error:
             response = as_json({"error": str(error)}, error.status)
         try:
             await _write(writer, response, whole)
-            if not whole:
-                await _linger(reader, writer)
         finally:
-            self._held -= held
+            if turn is not None:
+                turn.release()
+        if not whole:
+            await _linger(reader, writer)
         return whole
-
-    def _hold(self, count: int) -> int:
-        if self._held + count > HELD:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once; try again")
-        self._held += count
-        return count
 
     async def _work(self, route: Route, request: Request, reader: asyncio.StreamReader) -> Response:
         if self._waiting[route.queue] >= WAITING:
@@ -228,6 +227,27 @@ def _length(request: Request, bound: int) -> int:
     if len(length) > 12 or int(length) > bound:
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {bound / (1 << 20):.3g} MiB are taken")
     return int(length)
+
+
+async def _turn(semaphore: asyncio.Semaphore) -> asyncio.Semaphore:
+    try:
+        await asyncio.wait_for(semaphore.acquire(), DEADLINE)
+    except asyncio.TimeoutError:
+        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once; try again") from None
+    return semaphore
+
+
+async def _body(reader: asyncio.StreamReader, length: int) -> bytes:
+    async def pieces() -> bytes:
+        body = bytearray()
+        while len(body) < length:
+            body += await asyncio.wait_for(reader.readexactly(min(PIECE, length - len(body))), PACE)
+        return bytes(body)
+
+    try:
+        return await asyncio.wait_for(pieces(), DEADLINE)
+    except asyncio.TimeoutError:
+        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "the request came too slowly") from None
 
 
 def _answer(work: Callable[[Request], Response], request: Request, reader: asyncio.StreamReader) -> Response:
