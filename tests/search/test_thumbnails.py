@@ -14,11 +14,12 @@ from torch.nn.functional import cosine_similarity
 
 from context_i2w import Retriever
 from context_i2w.errors import UserError
+from context_i2w.files import FileState
 from context_i2w.model.images import MAX_PIXELS, BrokenImage, ImageSource, Preparation, open_image
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.search import files as files_module
 from context_i2w.search import indexing, thumbnails
-from context_i2w.search.files import FileState, files_of_folder
+from context_i2w.search.files import files_of_folder
 from context_i2w.search.pictures import HEIF, PicturePreparation, read_picture
 from context_i2w.search.thumbnails import SIZE, Thumbnails, thumbnail
 
@@ -97,10 +98,12 @@ def test_an_index_without_thumbnails_gets_them_when_they_are_asked_for(retriever
 
 
 def test_a_full_disk_costs_thumbnails_only(retriever, photos, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    class Full(type(tmp_path)):
+        def write_bytes(self, _):
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(thumbnails.Path, "write_bytes", full)
+    monkeypatch.setattr(thumbnails, "Path", Full)
+    monkeypatch.setattr(thumbnails.Thumbnails, "_path", lambda self, *_: Full(self.folder / "ab" / "c.jpg"))
     index = retriever.index(photos, tmp_path / "cache")
     assert len(index) == 4
     assert size_of(index.thumbnail("1.jpg")) == (SIZE, 192)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from context_i2w.search.files import FileState
+from context_i2w.files import FileState
 
 SIZE = 256  # pixels of the longer side
 

@@ -1,0 +1,143 @@
+"""Indexing and showing photographs of 12 megapixels: this tree against an earlier one, and how near the features stay.
+
+The figures of docs/demo.md (200 photographs are made up first; the earlier tree is a git worktree):
+    git worktree add /tmp/before daa38b1
+    python scripts/measure/photographs.py --before /tmp/before/src --output docs/photographs.json
+A quick look, this tree alone:
+    python scripts/measure/photographs.py --photographs 20 --repeats 1
+
+Each repeat indexes all photographs by the one tree and then by the other, each in a fresh process with a fresh cache,
+so that whatever else the machine does falls on both. The CLIP is the shipped toy one: reading is what is measured.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from context_i2w.command_line import Parser
+from context_i2w.errors import UserError, exit_on_user_error
+
+SIZE = (4000, 3000)
+HERE = Path(__file__).resolve().parents[2]
+# Run by both trees: indexes, and prints seconds and milliseconds for the pictures of a first answer.
+INDEXING = """
+import sys, time
+from context_i2w import Retriever
+from context_i2w.evaluation.features import EncodingOptions
+retriever = Retriever.load(sys.argv[1], device="cpu")
+options = EncodingOptions(workers=int(sys.argv[4]))
+started = time.perf_counter()
+index = retriever.index(sys.argv[2], sys.argv[3], options)
+indexed = time.perf_counter()
+try:
+    thumbnail = index.thumbnail
+except AttributeError:  # the earlier tree
+    from context_i2w.demo.gallery import hit_picture
+    thumbnail = lambda name: hit_picture(index.path(name))
+shown = time.perf_counter()
+for name in index.names[:12]:
+    thumbnail(name)
+print(indexed - started, 1000 * (time.perf_counter() - shown))
+"""
+
+
+def make_photographs(folder: Path, count: int) -> None:
+    """Smooth shapes, finer texture and grain, as a camera's JPEG of some 3 MB."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(len(list(folder.glob("*.jpg"))), count):
+        rng = np.random.default_rng(number)
+        layers = [
+            Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
+            for shape in ((9, 12), (190, 250), (750, 1000))
+        ]
+        image = Image.blend(Image.blend(layers[0], layers[1], 0.35), layers[2], 0.15)
+        image.save(folder / f"{number:04}.jpg", quality=90)
+
+
+def index_once(source: Path, folder: Path, workers: int) -> tuple[float, float]:
+    """Seconds for the index, milliseconds for twelve thumbnails, by the tree at `source`."""
+    with tempfile.TemporaryDirectory() as cache:
+        toy = HERE / "checkpoints" / "toy" / "context-i2w"
+        command = [sys.executable, "-c", INDEXING, str(toy), str(folder), cache, str(workers)]
+        environment = {**os.environ, "PYTHONPATH": str(source), "TQDM_DISABLE": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{source}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    seconds, milliseconds = map(float, done.stdout.split()[-2:])
+    return seconds, milliseconds
+
+
+def nearness(folder: Path) -> dict[str, float]:
+    """Prepared for CLIPs of two sizes, and the toy CLIP's features: large JPEGs at a smaller scale against whole."""
+    from context_i2w import Retriever
+    from context_i2w.model.images import ImageSource, Preparation
+    from context_i2w.search.pictures import PicturePreparation
+
+    clip = Retriever.load(HERE / "checkpoints" / "toy" / "context-i2w", device="cpu").clip
+    paths = sorted(folder.glob("*.jpg"))[:24]
+    found: dict[str, float] = {}
+    for size in (clip.sizes.image_size, 224):
+        made = [Preparation(size, (0, 0, 0), (1, 1, 1))(ImageSource(str(path))) for path in paths]
+        ours = [PicturePreparation(size, (0, 0, 0), (1, 1, 1))(path) for path in paths]
+        differences = [255 * float((a - b).abs().mean()) for a, b in zip(made, ours)]
+        found[f"mean difference of 255 at {size} pixels"] = statistics.mean(differences)
+    sides = [Kind(clip.sizes.image_size, clip.image_mean, clip.image_std) for Kind in (Preparation, PicturePreparation)]
+    cosines = []
+    for path in paths:
+        exact, scaled = sides[0](ImageSource(str(path))), sides[1](path)
+        one, other = clip.encode_image(exact[None]).embedding[0], clip.encode_image(scaled[None]).embedding[0]
+        cosines.append(float(one @ other / one.norm() / other.norm()))
+    return {**found, "least cosine of features": min(cosines), "mean cosine of features": statistics.mean(cosines)}
+
+
+def measure(chosen: argparse.Namespace) -> dict[str, Any]:
+    trees = {"before": chosen.before, "now": HERE / "src"} if chosen.before else {"now": HERE / "src"}
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
+    for _ in range(chosen.repeats):
+        for name, source in trees.items():
+            runs[name].append(index_once(source, chosen.folder, chosen.workers))
+            print(f"{name}: {runs[name][-1][0]:.1f} s, 12 thumbnails {runs[name][-1][1]:.0f} ms", flush=True)
+    result: dict[str, Any] = {"photographs": chosen.photographs, "workers": chosen.workers}
+    for name, found in runs.items():
+        result[name] = {"index_s": [run[0] for run in found], "thumbnails_ms": [run[1] for run in found]}
+    if chosen.before:
+        ratios = [before[0] / now[0] for before, now in zip(runs["before"], runs["now"])]
+        result["times as fast"] = {"each": ratios, "median": statistics.median(ratios)}
+    return {**result, **nearness(chosen.folder)}
+
+
+def options(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--before", type=Path, metavar="SRC", help="the src folder of an earlier tree")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "photographs", help="made there")
+    parser.add_argument("--photographs", type=int, default=200, help="how many are made")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each tree indexes them")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the figures go")
+    return parser.parse_args(argv)
+
+
+@exit_on_user_error
+def main(argv: list[str] | None = None) -> None:
+    chosen = options(argv)
+    started = time.perf_counter()
+    make_photographs(chosen.folder, chosen.photographs)
+    print(f"{chosen.photographs} photographs in {chosen.folder} ({time.perf_counter() - started:.0f} s)", flush=True)
+    text = json.dumps(measure(chosen), indent=1)
+    print(text)
+    if chosen.output:
+        chosen.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
