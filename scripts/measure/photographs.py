@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parents[2]
 INDEXING = """
 import sys, time
 from context_i2w import Retriever
-from context_i2w.evaluation.features import EncodingOptions
+EncodingOptions = sys.modules[Retriever.__module__].EncodingOptions  # wherever the tree keeps it
 retriever = Retriever.load(sys.argv[1], device="cpu")
 options = EncodingOptions(workers=int(sys.argv[4]))
 started = time.perf_counter()

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.demo.test_demo import HOSTILE, NAMES, engine  # noqa: F401 (a fixture)
 from tests.search.test_retriever import draw
 
+from context_i2w.demo.gallery import render
 from context_i2w.demo.server import Demo, serve
 from context_i2w.errors import UserError
 from screenshot import DEVICES, open_chromium, show_as
@@ -172,6 +173,21 @@ def test_every_screen(page, device, scheme):
     page.wait.until(lambda _: page.one("#error").is_displayed())
     assert violations(page) == []
     assert page.run("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("device", "scheme"), SCREENS)
+def test_the_gallery_in_a_file_looks_the_same(page, engine, tmp_path, device, scheme):  # noqa: F811
+    look = engine.look(engine.index.path("a.png"), "a.png")
+    answer = engine.answer(look, f"[*] {HOSTILE}", k=4, compare=True)
+    file = tmp_path / "gallery.html"
+    file.write_text(render("Composed image retrieval", "5 images", [("a.png", look, answer)], engine.index), "utf-8")
+    show_as(page.browser, device, scheme)
+    page.browser.get(file.as_uri())
+    background = page.run("return getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(244, 245, 247)", "dark": "rgb(20, 23, 27)"}[scheme]
+    assert page.run("return document.documentElement.scrollWidth") <= DEVICES[device][0]
+    assert page.run("return [...document.images].every((i) => i.naturalWidth > 0)")
+    assert violations(page) == []
 
 
 def test_results_fill_the_width(page):
