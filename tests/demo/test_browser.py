@@ -456,7 +456,7 @@ def test_photographs_appear_at_once_and_are_not_decoded_again(browser, engine, t
     looks = wanted.look(index.path("0.jpg"), "0.jpg")
     monkeypatch.setattr(wanted, "look", lambda *_, **__: looks)
     for module in ("model.images", "search.pictures"):
-        monkeypatch.setattr(f"context_i2w.{module}.open_image", lambda *_, **__: pytest.fail("an original was decoded"))
+        monkeypatch.setattr(f"context_i2w.{module}.open_header", lambda *_: pytest.fail("an original was decoded"))
     server = serve(Demo(wanted, []), port=0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -15,6 +15,7 @@ from context_i2w.demo.pictures import change_overlay, overlay
 from context_i2w.errors import UserError
 from context_i2w.model.attention import attention_maps
 from context_i2w.model.clip import ImageFeatures
+from context_i2w.model.fast_images import as_image
 from context_i2w.model.images import BrokenImage
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.nearest_words import NearestWords
@@ -97,7 +98,7 @@ class Engine:
         Raises UserError if the picture can't be read.
         """
         try:
-            image = self.retriever.preparation.read(picture, SHOWN)
+            image = as_image(self.retriever.preparation.read(picture))
             crop = self.retriever.preparation.crop(image)
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
