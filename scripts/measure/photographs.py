@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parents[2]
 INDEXING = """
 import sys, time
 from context_i2w import Retriever
-from context_i2w.evaluation.features import EncodingOptions
+EncodingOptions = sys.modules[Retriever.__module__].EncodingOptions  # wherever the tree keeps it
 retriever = Retriever.load(sys.argv[1], device="cpu")
 options = EncodingOptions(workers=int(sys.argv[4]))
 started = time.perf_counter()
@@ -52,16 +52,19 @@ print(indexed - started, 1000 * (time.perf_counter() - shown))
 
 
 def make_photographs(folder: Path, count: int) -> None:
-    """Smooth shapes, finer texture and grain, as a camera's JPEG of some 3 MB."""
+    """Smooth shapes, finer texture and grain, as a camera's JPEG of some 3 MB; each in four mirror images."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(len(list(folder.glob("*.jpg"))), count):
+    turns = [None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180]
+    for number in range(len(list(folder.glob("*.jpg"))) // 4 * 4, count, 4):
         rng = np.random.default_rng(number)
         layers = [
             Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
             for shape in ((9, 12), (190, 250), (750, 1000))
         ]
         image = Image.blend(Image.blend(layers[0], layers[1], 0.35), layers[2], 0.15)
-        image.save(folder / f"{number:04}.jpg", quality=90)
+        for place, turn in enumerate(turns[: count - number]):
+            turned = image if turn is None else image.transpose(turn)
+            turned.save(folder / f"{number + place:04}.jpg", quality=90)
 
 
 def index_once(source: Path, folder: Path, workers: int) -> tuple[float, float]:

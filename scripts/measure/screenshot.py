@@ -29,7 +29,7 @@ SWITCHES = [
     *("--disable-sync", "--no-first-run", "--disable-dev-shm-usage", "--hide-scrollbars"),
 ]
 SECONDS = 60
-COLOURS = 64  # of the stored PNG: small, and good enough for a page
+COLOURS = 192  # of the stored PNG: small, and good enough for a page
 DEVICES = {"desk": (1280, 900), "phone": (390, 844)}
 NAMES = {
     ("desk", "light"): "page.png",

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.demo.test_demo import HOSTILE, NAMES, engine  # noqa: F401 (a fixture)
 from tests.search.test_retriever import draw
 
+from context_i2w.demo.gallery import render
 from context_i2w.demo.server import Demo, serve
 from context_i2w.errors import UserError
 from screenshot import DEVICES, open_chromium, show_as
@@ -174,6 +175,21 @@ def test_every_screen(page, device, scheme):
     assert page.run("return document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.parametrize(("device", "scheme"), SCREENS)
+def test_the_gallery_in_a_file_looks_the_same(page, engine, tmp_path, device, scheme):  # noqa: F811
+    look = engine.look(engine.index.path("a.png"), "a.png")
+    answer = engine.answer(look, f"[*] {HOSTILE}", k=4, compare=True)
+    file = tmp_path / "gallery.html"
+    file.write_text(render("Composed image retrieval", "5 images", [("a.png", look, answer)], engine.index), "utf-8")
+    show_as(page.browser, device, scheme)
+    page.browser.get(file.as_uri())
+    background = page.run("return getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(244, 245, 247)", "dark": "rgb(20, 23, 27)"}[scheme]
+    assert page.run("return document.documentElement.scrollWidth") <= DEVICES[device][0]
+    assert page.run("return [...document.images].every((i) => i.naturalWidth > 0)")
+    assert violations(page) == []
+
+
 def test_results_fill_the_width(page):
     for device, least in (("phone", 3), ("desk", 5)):
         show_as(page.browser, device, "light")
@@ -203,18 +219,21 @@ def test_typing_changes_results_and_heat_maps(page):
 
 def test_the_slider_needs_no_pass(page, engine, monkeypatch):  # noqa: F811
     page.describe("red")
-    composed = page.results()
+    recommended = page.results()
+    hits = engine.index.search(engine.index.path(page.references()[0]), "red", k=4)  # the published query
     clip = engine.retriever.clip
     for name in ("encode_image", "encode_text", "compose"):
         monkeypatch.setattr(clip, name, lambda *_, name=name: pytest.fail(f"{name} was called"))
     page.slide(0)
     stays = page.results()
-    assert stays != composed
+    assert stays != recommended
     assert "follow=0" in page.browser.current_url
     page.then(lambda: page.one("#mix option:not(:checked)").click())
     assert page.results() != stays
     page.slide(100)
-    assert page.results() == composed
+    assert page.results()[:4] == [f"{hit.rank} · {hit.score:.3f} · {hit.name}" for hit in hits]
+    page.then(lambda: page.browser.execute_script("history.go(-3)"))
+    assert page.results() == recommended
     page.then(lambda: page.one("#k option[value='24'], #k option:nth-child(2)").click())
     page.then(page.one("#compare").click)
     assert not page.one("#error").is_displayed()
@@ -437,7 +456,7 @@ def test_photographs_appear_at_once_and_are_not_decoded_again(browser, engine, t
     looks = wanted.look(index.path("0.jpg"), "0.jpg")
     monkeypatch.setattr(wanted, "look", lambda *_, **__: looks)
     for module in ("model.images", "search.pictures"):
-        monkeypatch.setattr(f"context_i2w.{module}.open_image", lambda *_, **__: pytest.fail("an original was decoded"))
+        monkeypatch.setattr(f"context_i2w.{module}.open_header", lambda *_: pytest.fail("an original was decoded"))
     server = serve(Demo(wanted, []), port=0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

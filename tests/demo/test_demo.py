@@ -122,7 +122,7 @@ def test_gallery_escapes_and_fetches_nothing(engine):
         *("html", "meta", "title", "style", "body", "header", "main", "h1", "p", "section", "div", "h2", "h3", "span"),
         *("figure", "img", "figcaption", "details", "summary"),
     }
-    assert all(set(attributes) <= {"src", "alt"} for tag, attributes in page.tags if tag == "img")
+    assert all(set(attributes) <= {"src", "alt", "class"} for tag, attributes in page.tags if tag == "img")
     assert all(attributes["src"].startswith("data:image/jpeg;base64,") for tag, attributes in page.tags if tag == "img")
     text = "".join(page.text)
     assert text.count(HOSTILE) >= 4

@@ -15,10 +15,12 @@ from context_i2w.demo.pictures import change_overlay, overlay
 from context_i2w.errors import UserError
 from context_i2w.model.attention import attention_maps
 from context_i2w.model.clip import ImageFeatures
+from context_i2w.model.fast_images import as_image
 from context_i2w.model.images import BrokenImage
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.nearest_words import NearestWords
 from context_i2w.model.prompts import MARK, readable
+from context_i2w.model.queries import DEFAULTS, parse_method
 from context_i2w.search.index import Hit, Index
 from context_i2w.search.pictures import Picture
 from context_i2w.search.query import IMAGE_ALONE, Query, parse_query, parse_text
@@ -29,7 +31,7 @@ KEPT = 16  # queries
 SHOWN = 512  # pixels of the longer side of a reference that are kept
 
 
-# Where the slider "stay with the picture … follow the words" leads from the composed query.
+# Methods whose weight is that of the slider "stay with the picture … follow the words".
 MIXES = {"anchored": "the picture", "blended": "picture + words"}
 
 
@@ -96,7 +98,7 @@ class Engine:
         Raises UserError if the picture can't be read.
         """
         try:
-            image = self.retriever.preparation.read(picture, SHOWN)
+            image = as_image(self.retriever.preparation.read(picture))
             crop = self.retriever.preparation.crop(image)
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
@@ -113,17 +115,16 @@ class Engine:
         compare: bool = False,
         with_maps: bool = True,
         with_words: bool = True,
-        mix: str = "anchored",
-        weight: float = 0.0,
+        method: str = "composed",
     ) -> Answer:
         """looks: the references; none: a query of text alone. compare: the baselines too.
 
-        mix, weight: what the composed query is mixed with, one of MIXES, and its share: 0 is the composed query alone.
+        method: how the mappers' queries are formed of what is kept: "composed", "anchored:W" or "blended:W:A".
         Raises UserError for a description that can't be composed.
         """
         looks = (looks,) if isinstance(looks, Look) else tuple(looks)
         vectors = self._vectors(looks, description)
-        rows = _rows(vectors, compare, mix, weight)
+        rows = _rows(vectors, compare, method)
         hidden = [[look.row for look in looks if look.row is not None]] * len(rows)
         hits = self.index.nearest(torch.cat(list(rows.values())), k, hidden)
         maps = self._maps(looks, description) if with_maps and looks else []
@@ -174,16 +175,20 @@ def _together(looks: Sequence[Look]) -> ImageFeatures:
     return ImageFeatures(*(torch.cat(parts) for parts in zip(*(look.features for look in looks))))
 
 
-def _rows(vectors: Vectors, compare: bool, mix: str, weight: float) -> dict[str, Tensor]:
+def _rows(vectors: Vectors, compare: bool, method: str) -> dict[str, Tensor]:
     """Title -> query [1, E]."""
     if vectors.image is None:
         return {BASELINES["text"]: vectors.text}
-    both = normalize(vectors.image + vectors.text, dim=-1)
-    other = {"anchored": vectors.image, "blended": both}[mix]
-    rows = dict(zip(BASELINES.values(), [vectors.image, vectors.text, both])) if compare else {}
-    for title, composed in vectors.composed.items():
-        rows[title] = normalize((1 - weight) * composed + weight * other, dim=-1)
-    return rows
+    raw = {"image": vectors.image, "text": vectors.text}
+    rows = {title: parse_method(name)(raw) for name, title in BASELINES.items()} if compare else {}
+    query = parse_method(method)
+    return rows | {title: query({**raw, "composed": composed}) for title, composed in vectors.composed.items()}
+
+
+def mixed(mix: str, weight: float) -> str:
+    """The method of one of MIXES at a weight, with its default for any other weight."""
+    name, _, *others = DEFAULTS[mix].split(":")
+    return ":".join([name, f"{weight:g}", *others])
 
 
 def heat_maps(retriever: Retriever, query: Query, look: Look, which: str = "") -> list[HeatMap]:

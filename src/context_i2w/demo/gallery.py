@@ -1,14 +1,18 @@
 """Answers as one self-contained HTML file that looks like the page: pictures inlined, no script, nothing fetched."""
 
+import io
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
+
+from PIL import Image
 
 from context_i2w.demo.engine import Answer, HeatMap, Look
 from context_i2w.demo.pictures import data_uri
 from context_i2w.search.index import Hit, Index
 from context_i2w.search.thumbnails import thumbnail
 
+SMALL = 100  # pixels below which a picture is enlarged without smoothing, as on the page
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -73,5 +77,9 @@ def _grid(kind: str, figures: Sequence[str]) -> str:
 
 def _figure(jpeg: bytes | None, caption: str, name: str = "") -> str:
     text, name = escape(shown(caption)), escape(shown(name))
-    picture = f'<img src="{data_uri(jpeg)}" alt="{name or text}">' if jpeg else "<p>no longer there</p>"
+    if jpeg is None:
+        picture = "<p>no longer there</p>"
+    else:
+        small = ' class="small"' if max(Image.open(io.BytesIO(jpeg)).size) < SMALL else ""
+        picture = f'<img src="{data_uri(jpeg)}" alt="{name or text}"{small}>'
     return f"<figure>{picture}<figcaption>{text} <span>{name}</span></figcaption></figure>"

@@ -22,11 +22,12 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from context_i2w.demo.engine import MIXES, Answer, Engine, Look
+from context_i2w.demo.engine import MIXES, Answer, Engine, Look, mixed
 from context_i2w.demo.gallery import shown
 from context_i2w.demo.pictures import data_uri
 from context_i2w.demo.web import Refused, Request, Response, Route, Server, as_json
 from context_i2w.model.images import BrokenImage
+from context_i2w.model.queries import RECOMMENDED
 from context_i2w.search.index import Hit
 from context_i2w.search.pictures import HEIF, read_picture
 from context_i2w.search.thumbnails import jpeg, thumbnail
@@ -72,8 +73,8 @@ class Demo:
             "gallery": shown(f"{len(index):,} pictures of {index.files.title}{unread}"),
             "examples": self.examples,
             "mixes": MIXES,
-            "mix": next(iter(MIXES)),
-            "follow": 100,
+            "mix": RECOMMENDED.split(":")[0],
+            "follow": round(100 * (1 - float(RECOMMENDED.split(":")[1]))),
             "max_upload": MAX_UPLOAD,
             "max_references": MAX_REFERENCES,
         }
@@ -148,7 +149,7 @@ class Demo:
         keys = self._references(question)
         looks = [self._look(*key) for key in keys]
         compare, explain = bool(question.get("compare")), bool(question.get("explain", True))
-        answer = self.engine.answer(looks, description, k, compare, explain, explain, mix, float(weight))
+        answer = self.engine.answer(looks, description, k, compare, explain, explain, mixed(mix, weight))
         references = [_picture(key) if kind == "name" else _upload(key, look) for (kind, key), look in zip(keys, looks)]
         seconds = time.perf_counter() - started
         return {**self._as_json(answer), "references": references, "seconds": seconds}

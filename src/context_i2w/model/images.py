@@ -89,15 +89,9 @@ class BrokenImage(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def open_image(path: str | os.PathLike, content: bytes | None = None, at_least: int | None = None) -> Image.Image:
-    """The decoded image (first frame) in its own mode; `content` instead of the file's. Raises BrokenImage.
-
-    at_least: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, its shorter side keeping so many pixels; never
-    for a benchmark, whose numbers it would move.
-    """
+def open_image(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
+    """The decoded image (first frame) in its own mode; `content` instead of the file's. Raises BrokenImage."""
     with open_header(path, content) as image:
-        if at_least is not None:
-            image.draft("RGB", (at_least, at_least))
         return load(image, path)
 
 

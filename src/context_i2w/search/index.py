@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,9 @@ from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
 from context_i2w.search.export import export
 from context_i2w.search.files import Files
 from context_i2w.search.nearest import nearest
-from context_i2w.search.pictures import Picture, read_picture
+from context_i2w.search.pictures import SMALL, Picture, open_scaled, read_picture
 from context_i2w.search.store import Store
-from context_i2w.search.thumbnails import SIZE, Thumbnails, thumbnail
+from context_i2w.search.thumbnails import Thumbnails, thumbnail
 
 if TYPE_CHECKING:
     from context_i2w.search.retriever import Retriever
@@ -146,7 +147,7 @@ class Index:
         content = self._thumbnails.read(name, state)
         if content is None:
             try:
-                content = thumbnail(read_picture(path, SIZE))
+                content = thumbnail(read_picture(path, partial(open_scaled, at_least=SMALL)))
             except BrokenImage:
                 return None
             self._thumbnails.write(name, state, content)

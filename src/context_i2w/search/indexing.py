@@ -9,12 +9,13 @@ from tqdm import tqdm
 
 from context_i2w.evaluation.features import EncodingOptions, precision_of
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.images import BrokenImage
+from context_i2w.model.fast_images import as_image
+from context_i2w.model.images import BrokenImage, as_bytes
 from context_i2w.search.files import Files
 from context_i2w.search.journal import Journal
 from context_i2w.search.pictures import PicturePreparation
 from context_i2w.search.store import Store
-from context_i2w.search.thumbnails import SIZE, Thumbnails, thumbnail
+from context_i2w.search.thumbnails import Thumbnails, thumbnail
 
 FEW = 32  # so few images are read faster than reading processes start
 
@@ -100,9 +101,9 @@ class _Pictures(Dataset):
     def __getitem__(self, number: int) -> tuple[str, torch.Tensor | BrokenImage]:
         name = self.names[number]
         try:
-            image = self.preparation.read(self.files.path(name), SIZE)
+            image = self.preparation.read(self.files.path(name))
             if self.thumbnails is not None:
-                self.thumbnails.write(name, self.files.states[name], thumbnail(image))
-            return name, self.preparation.normalised(self.preparation.crop(image))
+                self.thumbnails.write(name, self.files.states[name], thumbnail(as_image(image)))
+            return name, as_bytes(self.preparation.crop(image))
         except BrokenImage as error:
             return name, error

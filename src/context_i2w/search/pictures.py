@@ -6,11 +6,15 @@ least four times CLIP's size is decoded at half, a quarter or an eighth of its o
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
 
-from context_i2w.model.images import BrokenImage, ImageSource, Preparation, open_image
+from context_i2w.model.fast_images import PREPARATIONS
+from context_i2w.model.images import BrokenImage, ImageSource, as_bytes, load, open_header, open_image
 
 try:
     import pillow_heif
@@ -21,6 +25,7 @@ except ImportError:
     HEIF = False
 
 Picture = str | os.PathLike | Image.Image
+SMALL = 256  # pixels of the shorter side that a thumbnail is made of
 ENOUGH = 2  # times CLIP's size: a JPEG decoded at this much or more gives nearly the tensor of the whole one
 
 
@@ -36,29 +41,52 @@ def upright(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_picture(picture: Picture, at_least: int | None = None) -> Image.Image:
+def open_scaled(path: str | os.PathLike, at_least: int, otherwise: Callable = open_image) -> Image.Image | torch.Tensor:
+    """A JPEG at 1/2, 1/4 or 1/8 of its size, its shorter side keeping `at_least` pixels; what is no larger, and other
+    formats, as `otherwise` opens them. Raises BrokenImage."""
+    with open_header(path) as image:
+        if image.format in ("JPEG", "MPO") and min(image.size) >= 2 * at_least:
+            image.draft("RGB", (at_least, at_least))
+            return load(image, path)
+    return otherwise(path)
+
+
+def read_picture(picture: Picture, opened: Callable = open_image) -> Image.Image | torch.Tensor:
     """The upright RGB image of a file, or of an image that is open already. Raises BrokenImage.
 
-    at_least: pixels of the shorter side that are enough, for a JPEG file decoded at a smaller scale; None: all of them.
+    opened: from a path to an image, or to bytes [3, H, W] that are upright and RGB.
     """
-    image = picture if isinstance(picture, Image.Image) else open_image(picture, at_least=at_least)
+    image = picture if isinstance(picture, Image.Image) else opened(picture)
     try:
-        return upright(image)
+        return upright(image) if isinstance(image, Image.Image) else image
     except Exception as error:  # a damaged file can raise nearly anything
         name = getattr(image, "filename", "") if isinstance(picture, Image.Image) else os.fspath(picture)
         raise BrokenImage(name or "image", f"can't be decoded ({error})") from None
 
 
-class PicturePreparation(Preparation):
-    """Picture -> float tensor [3, S, S], normalised for CLIP. Raises BrokenImage."""
+class PicturePreparation:
+    """Picture -> float tensor [3, S, S], normalised for CLIP; `pixels`: before that, as bytes. Raise BrokenImage.
+
+    reader: "fast" reads JPEGs by torchvision, large ones at a smaller scale; "exact" by Pillow (model/fast_images.py).
+    """
+
+    def __init__(self, image_size: int, *transform: Any, reader: str = "fast"):
+        """image_size, transform: of FrozenCLIP.transform."""
+        self.preparation = PREPARATIONS[reader](image_size, *transform)
+        self._open = self.preparation.open
+        if reader == "fast":
+            self._open = partial(open_scaled, at_least=max(ENOUGH * image_size, SMALL), otherwise=self.preparation.open)
 
     def __call__(self, picture: Picture) -> torch.Tensor:
-        return self.normalised(self.crop(self.read(picture)))
+        return self.preparation.normalised(self.pixels(picture))
 
-    def read(self, picture: Picture, at_least: int = 0) -> Image.Image:
-        """The upright image, its shorter side large enough for CLIP and for `at_least` pixels."""
-        return read_picture(picture, max(ENOUGH * self.image_size, at_least))
+    def pixels(self, picture: Picture) -> torch.Tensor:
+        return as_bytes(self.crop(self.read(picture)))
 
-    def crop(self, image: Image.Image) -> Image.Image:
+    def read(self, picture: Picture) -> Image.Image | torch.Tensor:
+        """The upright picture, as large as CLIP and a thumbnail need it."""
+        return read_picture(picture, self._open)
+
+    def crop(self, image: Image.Image | torch.Tensor) -> Image.Image | torch.Tensor:
         """The S x S part of an upright image that CLIP sees."""
-        return self.square(image, ImageSource(getattr(image, "filename", "") or "image"))
+        return self.preparation.square(image, ImageSource(getattr(image, "filename", "") or "image"))
