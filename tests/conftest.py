@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -22,6 +23,7 @@ from context_i2w.model.mappers import ContextI2W
 GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)
+settings.register_profile("fuzz", max_examples=2000, deadline=None)  # --hypothesis-profile fuzz
 
 
 def metadata(name: str) -> dict:

@@ -18,7 +18,7 @@ from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-DATA, PHI = GOLDEN / "benchmarks" / "data", GOLDEN / "phi"
+PHI = GOLDEN / "phi"
 FILES = {"searle": PHI / "searle_phi_last.pt", "lincir": PHI / "lincir_phi_best.pt"}
 CLIP_FILE = GOLDEN / "clip_small_weights.safetensors"
 INPUTS = json.loads((PHI / "inputs.json").read_text())
@@ -31,17 +31,17 @@ DOLLAR = 259
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(golden_data, tmp_path_factory):
     """The benchmarks without the queries at which their codes stop, and the small CIRCO."""
     root = tmp_path_factory.mktemp("data")
-    link(root / "cirr", DATA / "cirr", "dev", "test1", "image_splits")
-    link(root / "fashion-iq", DATA / "fashion-iq", "images", "image_splits")
+    link(root / "cirr", golden_data / "cirr", "dev", "test1", "image_splits")
+    link(root / "fashion-iq", golden_data / "fashion-iq", "images", "image_splits")
     for split, name in (("val", "cirr_val"), ("test1", "cirr_test1")):
         file = Path("cirr/captions", f"cap.rc2.{split}.json")
-        write(root / file, [e for e in read(DATA / file) if e["pairid"] not in INPUTS["left_out"][name]])
+        write(root / file, [e for e in read(golden_data / file) if e["pairid"] not in INPUTS["left_out"][name]])
     for garment in ("dress", "shirt", "toptee"):
         file, gone = Path("fashion-iq/json", f"cap.{garment}.val.json"), INPUTS["left_out"][f"fiq_{garment}"]
-        write(root / file, [e for number, e in enumerate(read(DATA / file)) if number not in gone])
+        write(root / file, [e for number, e in enumerate(read(golden_data / file)) if number not in gone])
     for split in ("val", "test"):
         write(root / "CIRCO/annotations" / f"{split}.json", read(PHI / "circo" / f"{split}.json"))
     images = root / "CIRCO/COCO2017_unlabeled"
@@ -49,7 +49,7 @@ def root(tmp_path_factory):
     write(images / "annotations" / info, read(PHI / "circo" / info))
     (images / "unlabeled2017").mkdir()
     for ours, theirs in read(PHI / "circo" / "images.json").items():
-        (images / "unlabeled2017" / ours).symlink_to(DATA / "coco" / "val2017" / theirs)
+        (images / "unlabeled2017" / ours).symlink_to(golden_data / "coco" / "val2017" / theirs)
     return root
 
 

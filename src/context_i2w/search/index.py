@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -24,9 +24,6 @@ from context_i2w.search.nearest import nearest
 from context_i2w.search.pictures import SMALL, Picture, open_scaled, read_picture
 from context_i2w.search.store import Store
 from context_i2w.search.thumbnails import Thumbnails, thumbnail
-
-if TYPE_CHECKING:
-    from context_i2w.search.retriever import Retriever
 
 References = Picture | Sequence[Picture]
 
@@ -46,10 +43,12 @@ class Index:
 
     names: in the order of rows. features: [n, E] unit rows, memory-mapped. broken: name -> why it was left out.
     recall: recall@10 of the approximate index, None while the search is exact.
+    query_features: `Retriever.query_features`. about: which CLIP that is, for exported features.
     """
 
-    def __init__(self, retriever: Retriever, files: Files, store: Store):
-        self.retriever = retriever
+    def __init__(self, query_features: Callable[..., Tensor], about: dict[str, Any], files: Files, store: Store):
+        self._query_features = query_features
+        self._about = about
         self.files = files
         self.store = store
         self.names = list(store.contents.rows)
@@ -87,7 +86,7 @@ class Index:
         single = isinstance(description, str)
         descriptions = [description] if single else list(description)
         references = [_as_list(reference)] if single else _per_query(reference, len(descriptions))
-        features = self.retriever.query_features(references, descriptions, method)
+        features = self._query_features(references, descriptions, method)
         hide = [[] if keep_reference else self._rows_of(group) for group in references]
         hits = self.nearest(features, k, hide, exact)
         return hits[0] if single else hits
@@ -128,8 +127,7 @@ class Index:
 
     def export(self, path: str | Path) -> list[Path]:
         """Paths and features to FILE.parquet or FILE.npy (with FILE.json). Returns the files written."""
-        about = {"clip": self.retriever.clip.name, "clip_sha256": self.retriever.clip.weights_hash}
-        return export(Path(path), [str(self.files.path(name)) for name in self.names], self.features, about)
+        return export(Path(path), [str(self.files.path(name)) for name in self.names], self.features, self._about)
 
     def row(self, name: str) -> int:
         return self._row[name]

@@ -104,7 +104,8 @@ class Retriever:
         report_broken(store, files)
         if not store.contents.rows:
             raise UserError(f"{files.root}: none of its {len(files.states)} images can be read")
-        return Index(self, files, store)
+        about = {"clip": self.clip.name, "clip_sha256": self.clip.weights_hash}
+        return Index(self.query_features, about, files, store)
 
     def query_features(
         self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], method: str = "composed"
