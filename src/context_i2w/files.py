@@ -8,7 +8,7 @@ import re
 import sys
 import types
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Union, get_args, get_origin
@@ -23,6 +23,7 @@ except ImportError:  # Windows: two writers at the same time are then not notice
     fcntl = None
 
 _CHUNK = 1 << 24  # bytes that one thread sums
+_THREADS = min(os.cpu_count() or 1, 8)
 
 
 @contextlib.contextmanager
@@ -186,7 +187,7 @@ def checksum(data: Any) -> int:
     view = memoryview(data).cast("B")
     if len(view) <= _CHUNK:
         return zlib.crc32(view)
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         sums = pool.map(lambda start: zlib.crc32(view[start : start + _CHUNK]), range(0, len(view), _CHUNK))
         return zlib.crc32(b"".join(part.to_bytes(4, "little") for part in sums))
 
@@ -195,12 +196,8 @@ def checksums(rows: np.ndarray) -> np.ndarray:
     """The checksum [n] of each row of bytes [n, width]."""
     if rows.shape[1] < 1 << 15:  # a thread would cost more
         return np.array([zlib.crc32(row) for row in rows], np.uint32)
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         return np.fromiter(pool.map(checksum, rows), np.uint32, len(rows))
-
-
-def _threads() -> int:
-    return min(os.cpu_count() or 1, 8)
 
 
 class FileName(str):
@@ -237,7 +234,8 @@ def misfit(value: Any, shape: Any, where: str = "") -> str | None:
     if isinstance(shape, list):
         if not isinstance(value, list):
             return _expected("a list", value, where)
-        return _first(misfit(item, shape[0], f"{where}[{number}]") for number, item in enumerate(value))
+        faults = (misfit(item, shape[0], f"{where}[{number}]") for number, item in enumerate(value))
+        return next(filter(None, faults), None)
     if isinstance(shape, dict):
         return _object_misfit(value, shape, where)
     kinds = get_args(shape) if get_origin(shape) in (Union, types.UnionType) else (shape,)
@@ -252,7 +250,8 @@ def _object_misfit(value: Any, shape: dict, where: str) -> str | None:
         bad = next((name for name in value if not _is_text(name)), None)
         if bad is not None:
             return _expected("text", bad, f"a name in {where or 'it'}")
-        return _first(misfit(item, shape[str], dot + shown(name)) for name, item in value.items())
+        faults = (misfit(item, shape[str], dot + shown(name)) for name, item in value.items())
+        return next(filter(None, faults), None)
     for key, inner in shape.items():
         name = key.removesuffix("?")
         if name not in value and not key.endswith("?"):
@@ -300,10 +299,6 @@ def _named(kinds: tuple) -> str:
 
 def _expected(what: str, value: Any, where: str) -> str:
     return f"{where or 'it'} is {shown(repr(value))}, {what} is expected"
-
-
-def _first(faults: Iterable[str | None]) -> str | None:
-    return next(filter(None, faults), None)
 
 
 def shown(text: str, most: int = 80) -> str:

@@ -3,6 +3,7 @@
 A row is an image file, its caption (`title`) and its masked caption, in which the object name is `<|replace|>`.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def _read_columns(path: Path, columns: ListColumns) -> tuple[Strings, Strings]:
 def _base_folder(path: Path, names: Iterable[str]) -> Path:
     """Where most of the named images are; the first ones alone might be missing."""
     candidates = [Path(), path.parent, path.parent.parent]
-    return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in names))
+    return max(candidates, key=lambda folder: sum(os.path.isfile(folder / name) for name in names))
 
 
 class ImagePairs(Dataset):
