@@ -24,7 +24,7 @@ from context_i2w.errors import UserError
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.world import VERSION
 from context_i2w.training.options import RunSettings, parse_settings
-from context_i2w.training.run import train
+from context_i2w.training.run import keeps_tokens, train
 from context_i2w.training.run_folder import ended_before_its_first_checkpoint
 from context_i2w.training.toy_run import TOY_ROOT, is_on_toy_world, toy_settings
 
@@ -84,9 +84,9 @@ def _identity(settings: RunSettings) -> dict[str, Any]:
         "mapper": model.mapper,
         "mapper_options": dict(model.mapper_options),
         "train": train,
-        "optim": optimiser | {"multipliers": list(optim.multipliers.items())},
+        "optim": optimiser | {"multipliers": [(name, float(factor)) for name, factor in optim.multipliers.items()]},
         "feature_cache": data.feature_cache,
-        "cache": asdict(kept(data)),
+        "cache": asdict(kept(data)) | {"tokens": keeps_tokens(model)},
         "crop": True,
         "view": asdict(data.view),
         "batches": data.batches,
@@ -94,7 +94,7 @@ def _identity(settings: RunSettings) -> dict[str, Any]:
         "compiled": settings.machine.compiled,
         "log_every": folder.log_every,
         "save_frequency": folder.save_frequency,
-        "save_minutes": folder.save_minutes,
+        "save_minutes": 30 if folder.save_minutes == 30 else folder.save_minutes,  # the default was no float
         "keep": 0,
         "shards": asdict(data.shards),
         "evaluation": asdict(settings.evaluation),

@@ -72,7 +72,7 @@ class _Run:
         torch.manual_seed(train.seed)
         mapper, objective = _build(settings, *kinds, self.clip)
         reader = Reader(self.clip, train.batch_size, train.seed, process)
-        data = replace(settings.data, cache=replace(settings.data.cache, tokens=_keeps_tokens(settings, mapper)))
+        data = replace(settings.data, cache=replace(settings.data.cache, tokens=keeps_tokens(model)))
         source = open_training(data, reader)
         if train.precision is None:
             train = replace(train, precision="amp" if process.device.type == "cuda" else "fp32")
@@ -231,9 +231,9 @@ def _build(
     return made, objective(clip, found, settings.train.training_text).to(clip.device)
 
 
-def _keeps_tokens(settings: RunSettings, mapper: Mapper) -> bool:
+def keeps_tokens(model: ModelOptions) -> bool:
     """In the feature cache. The toy world's is small, and all mappers share it."""
-    return mapper.uses_tokens or settings.model.clip == "toy"
+    return model.clip == "toy" or find_class(model.mapper, MAPPERS, "mapper").uses_tokens
 
 
 def _new_name(mapper: str) -> str:
