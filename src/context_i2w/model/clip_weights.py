@@ -50,7 +50,8 @@ def load_clip(
     Raises UserError, before anything is fetched, for an unknown model or tag, a missing file or a model that is no
     CLIP of ours; later for weights of other sizes.
     """
-    if pretrained and model == Path(pretrained).stem and model not in open_clip.list_models():
+    of_file = pretrained and os.path.isfile(pretrained) and model == Path(pretrained).stem
+    if of_file and model not in ("toy", *open_clip.list_models()):
         model = None  # the name that a file of sizes unknown to open_clip got below
     name = known_name(model or DEFAULT_MODEL)
     config = supported_config(name)
