@@ -60,8 +60,10 @@ def test_json_contract(result, tmp_path):
 def test_rankings_lines(result, tmp_path):
     write_rankings(result, tmp_path / "out.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert lines[0] == {"group": "cartoon", "row": "image", "query": 0, "id": "first", "top": ["b", "a"]}
-    assert lines[-1] == {"group": "cartoon", "row": "composed", "query": 1, "id": "second", "top": ["a"]}
+    assert lines[0] == {"group": "cartoon", "row": "image", "query": 0, "id": "first", "top": ["b", "a"]} | {
+        "reference": lines[0]["reference"], "scores": {}
+    }  # fmt: skip
+    assert (lines[-1]["row"], lines[-1]["query"], lines[-1]["id"], lines[-1]["top"]) == ("composed", 1, "second", ["a"])
     assert len(lines) == 4
 
 
