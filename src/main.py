@@ -21,13 +21,13 @@ from context_i2w.training.options import parse_settings
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     settings = parse_settings(argv)
-    from context_i2w.training.run import train_in_processes  # imports torch, which --help does without
+    from context_i2w.training.run import train  # imports torch, which --help does without
     from context_i2w.training.toy_run import is_on_toy_world, train_and_report
 
     if is_on_toy_world(settings):
         train_and_report(settings)
         return
-    folder = train_in_processes(settings)
+    folder = train(settings)
     if folder is None:
         sys.exit(130)
     if int(os.environ.get("RANK", 0)) == 0:

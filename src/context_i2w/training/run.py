@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,27 +34,24 @@ from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_
 from context_i2w.training.trainer import Stopwatch, Trainer
 
 
-def train_in_processes(settings: RunSettings) -> Path | None:
-    """`train` in the settings' number of processes of this machine; left out: one for each visible GPU, or just one.
-
-    A process that torchrun or SLURM's script started is one of several already and trains as such.
-    """
-    machine = settings.machine
-    processes = machine.processes or (torch.cuda.device_count() if machine.device is None else 1)
-    if processes > 1 and not started_by_launcher():
-        return launch(train, processes, settings)
-    return train(settings)
-
-
 def train(settings: RunSettings, command: str | None = None) -> Path | None:
-    """Trains and returns the run's folder, in every process; None if the run was stopped before its end.
+    """Trains and returns the run's folder; None if the run was stopped before its end.
 
-    command: what started it, for its config.json and the hint how to go on; the process's own if left out.
+    In the settings' number of processes of this machine; left out: one for each visible GPU, or just one. A process
+    that torchrun, SLURM's script or `launch` started is one of several already and trains as such.
+    command: what started it, for its config.json; the process's own if left out.
     Raises UserError for data, checkpoints or options that do not fit.
     """
-    process = join(settings.machine.device)
+    machine, command = settings.machine, command or shlex.join(["python", *sys.argv])
+    processes = machine.processes or (torch.cuda.device_count() if machine.device is None else 1)
+    if processes > 1 and not started_by_launcher():
+        return launch(train, processes, settings, command)
+    process = join(machine.device)
     try:
-        return _Run(settings, process, command or shlex.join(["python", *sys.argv])).train()
+        run = _Run(settings, process, command)
+        with StopSignal() as stop, run.bar() as bar:
+            run.trainer.run(partial(run.on_step, stop, bar), run.on_epoch)
+        return run.end(stop)
     finally:
         leave()
 
@@ -90,25 +88,24 @@ class _Run:
             self.trainer.restore(resumed.content["training"])
         self.folder = self._make_folder(resumed) if process.is_first else None
         self.path = gather_objects(self.folder and self.folder.path)[0]
-        self.last_save = time.monotonic()
+        self.last_save, self.watch = time.monotonic(), Stopwatch()
 
-    def train(self) -> Path | None:
-        trainer, state = self.trainer, self.trainer.state
-        watch = Stopwatch()
-        with StopSignal() as stop, self._bar(state.step) as bar:
+    def on_step(self, stop: StopSignal, bar: tqdm, loss: Tensor | None) -> bool:
+        """Logs, and saves if it is time to; returns whether to stop."""
+        trainer, step = self.trainer, self.trainer.state.step
+        self.watch.add(trainer.global_batch)
+        bar.update()
+        if step % self.settings.folder.log_every == 0 or step == trainer.total_steps:
+            self._log(bar, loss)
+        return self._look_around(stop, loss)
 
-            def on_step(loss: Tensor | None) -> bool:
-                watch.add(trainer.global_batch)
-                bar.update()
-                if state.step % self.settings.folder.log_every == 0 or state.step == trainer.total_steps:
-                    self._log(bar, loss, watch)
-                return self._look_around(stop, loss)
-
-            trainer.run(on_step, self._after_epoch)
+    def end(self, stop: StopSignal) -> Path | None:
+        """Saves what a stopped run has; its folder if it is finished."""
+        trainer = self.trainer
         if self.folder:
             if not trainer.finished:
                 path = self._save(None)
-                reason = f"stopped by {stop.received or 'another process'} at step {state.step}"
+                reason = f"stopped by {stop.received or 'another process'} at step {trainer.state.step}"
                 print(f"{reason}; go on with:\n  python src/main.py --resume {path}", file=sys.stderr)
             self.folder.close()
         return self.path if trainer.finished else None
@@ -147,13 +144,13 @@ class _Run:
         config = as_config(settings) | {"command": self.command, "about": facts}
         return RunFolder(path, config, resumed.step if resumed else None, settings.folder.wandb)
 
-    def _bar(self, done: int) -> tqdm:
+    def bar(self) -> tqdm:
         hidden = {} if self.process.is_first else {"disable": True}  # not False: that would overrule TQDM_DISABLE
-        total = self.trainer.total_steps
+        done, total = self.trainer.state.step, self.trainer.total_steps
         return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True, **hidden)
 
-    def _log(self, bar: tqdm, loss: Tensor | None, watch: Stopwatch) -> None:
-        rate = watch.read()
+    def _log(self, bar: tqdm, loss: Tensor | None) -> None:
+        rate = self.watch.read()
         if loss is None:  # every pair of the batch was broken
             return
         value = self._checked(loss)
@@ -197,7 +194,7 @@ class _Run:
                 self._save(None)
         return any(stopped for stopped, _ in told)
 
-    def _after_epoch(self) -> None:
+    def on_epoch(self) -> None:
         frequency, state = self.settings.folder.save_frequency, self.trainer.state
         scalars = {"epoch_loss": self.trainer.epoch_loss}
         if self.validation:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -209,26 +209,27 @@ class Trainer:
         """
         parts = _split(batch, self.options.accumulate)
         if len(parts) == 1:
-            return self._backward_of_loss(*self._compose_part(parts[0], 0))
-        with torch.no_grad():
-            pairs = [self._compose_part(part, number) for number, part in enumerate(parts)]
-        target = torch.cat([i for i, _ in pairs])
-        text = torch.cat([t for _, t in pairs]).requires_grad_()
-        loss = self._backward_of_loss(target, text)
-        for number, (part, gradient) in enumerate(zip(parts, text.grad.split([p.size for p in parts]), strict=True)):
-            last = number == len(parts) - 1
-            with self._no_sync(not last):
-                self._compose_part(part, number)[1].backward(gradient)
-        return loss
-
-    def _backward_of_loss(self, target: Tensor, text: Tensor) -> Tensor | None:
+            target, text = self._compose_part(parts[0], 0)
+        else:
+            with torch.no_grad():
+                pairs = [self._compose_part(part, number) for number, part in enumerate(parts)]
+            target, text = (torch.cat(features) for features in zip(*pairs))
+            text.requires_grad_()
         targets, texts = gather_with_gradient(target), gather_with_gradient(text)
         if len(targets) == 0:
             text.sum().backward()  # zeros; processes meet here, whether they have pairs or not
             return None
         loss = functional_call(self.objective.loss, self._shared(), (targets, texts))
         self.scaler.scale(loss * self.process.world).backward()  # DDP averages over processes
+        if len(parts) > 1:
+            self._carry_back(parts, text.grad.split([part.size for part in parts]))
         return loss.detach()
+
+    def _carry_back(self, parts: Sequence[Batch], gradients: Sequence[Tensor]) -> None:
+        """From the gradients of the composed texts to those of what is learned, part by part."""
+        for number, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
+            with self._no_sync(number < len(parts) - 1):
+                self._compose_part(part, number)[1].backward(gradient)
 
     def _shared(self) -> dict[str, Tensor]:
         """The loss's parameters with 1/world of their gradient: every process computes all of the loss."""
