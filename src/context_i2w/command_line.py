@@ -59,15 +59,16 @@ def option(
     at_most: float | None = None,
     commas: bool = False,
     required: bool = False,
+    positional: bool = False,
 ) -> Any:
     """A dataclass field that is an option. flag: its name if not the field's; also: further names of it.
 
-    Types: int, float, str, bool, each of them or None; tuple[str, ...] (several values, or the flag several times;
+    Types: int, float, str, bool, Path, each of them or None; tuple[str, ...] (several values, or the flag several times;
     commas: values may stand in one word); Mapping (NAME=VALUE, several times).
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
     metadata = {"about": about, "flag": flag, "also": also, "metavar": metavar, "choices": choices, **bounds}
-    metadata |= {"commas": commas, "required": required}
+    metadata |= {"commas": commas, "required": required, "positional": positional}
     made = {"default_factory": lambda: dict(default)} if isinstance(default, Mapping) else {"default": default}
     return field(metadata=metadata, **made)
 
@@ -154,12 +155,23 @@ def build(options: type[T], values: Mapping[str, Any]) -> T:
         if is_dataclass(kind):
             own[spec.name] = build(kind, values)
         elif key in values:
-            own[spec.name] = values[key]
+            own[spec.name] = _of_kind(values[key], kind)
     try:
         return options(**own)
     except OptionError as error:
         keys = {spec.name: key for spec, _, key in _fields(options)}
         raise OptionError(keys.get(error.name, error.name), error.value, error.reason) from None
+
+
+def _of_kind(value: Any, kind: Any) -> Any:
+    """Lists of the command line as tuples, texts as paths."""
+    if isinstance(value, list) and typing.get_origin(kind) is tuple:
+        value = tuple(value)
+    if isinstance(value, str) and Path in _alternatives(kind):
+        return Path(value)
+    if isinstance(value, tuple) and typing.get_args(kind)[:1] == (Path,):
+        return tuple(map(Path, value))
+    return value
 
 
 def flat(options: Any) -> dict[str, Any]:
@@ -282,10 +294,22 @@ def _add_flags(parser: Parser, options: type, shown: Mapping[str, Mapping[str, A
             groups[leaf.title] = parser.add_argument_group(leaf.title)
         settings = _flag_settings(leaf.spec, leaf.kind) | {"default": argparse.SUPPRESS, "dest": leaf.key}
         settings |= {"help": _help(leaf, shown).replace("%", "%%"), "required": leaf.spec.metadata["required"]}
-        groups[leaf.title].add_argument(leaf.flag, *leaf.spec.metadata["also"], **settings)
+        if leaf.spec.metadata["positional"]:
+            _add_positional(groups[leaf.title], leaf, settings)
+        else:
+            groups[leaf.title].add_argument(leaf.flag, *leaf.spec.metadata["also"], **settings)
     parser.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="TOML, or a run's config.json; flags win over it"
     )
+
+
+def _add_positional(group: Any, leaf: _Leaf, settings: dict[str, Any]) -> None:
+    """Argparse wants neither dest nor required of an argument that goes by its place."""
+    settings = {name: value for name, value in settings.items() if name not in ("dest", "required", "action")}
+    count = {"nargs": "+" if leaf.spec.metadata["required"] else "*"} if "nargs" in settings else {}
+    if not leaf.spec.metadata["required"] and not count:
+        count = {"nargs": "?"}
+    group.add_argument(leaf.key, **settings | count)
 
 
 def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
@@ -367,7 +391,7 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 
 def _named(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", Path: "a path"}
     return " or ".join(
         names.get(one, str(one).replace("typing.", "")) for one in _alternatives(kind) if one is not type(None)
     )
