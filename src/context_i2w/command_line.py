@@ -63,8 +63,8 @@ def option(
 ) -> Any:
     """A dataclass field that is an option. flag: its name if not the field's; also: further names of it.
 
-    Types: int, float, str, bool, Path, each of them or None; tuple[str, ...] (several values, or the flag several times;
-    commas: values may stand in one word); Mapping (NAME=VALUE, several times).
+    Types: int, float, str, bool, Path, each of them or None; tuple[str, ...] (several values, or the flag several
+    times; commas: they may stand in one word); Mapping (NAME=VALUE, several times). positional: goes by its place.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
     metadata = {"about": about, "flag": flag, "also": also, "metavar": metavar, "choices": choices, **bounds}
