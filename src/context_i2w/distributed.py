@@ -14,10 +14,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from context_i2w.errors import UserError
 
-FAILURES = (mp.ProcessRaisedException, mp.ProcessExitedException)
+FAILURES = (ProcessRaisedException, ProcessExitedException)
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
 
 
@@ -70,7 +71,7 @@ def launch(run: Callable[..., Any], processes: int, *args) -> Any:
     passed on, for the processes to end by themselves; None is returned if they had not begun yet.
     """
     reports = mp.get_context("spawn").SimpleQueue()
-    started = mp.start_processes(
+    started = start_processes(
         _started, (run, processes, _free_port(), reports, args), processes, join=False, start_method="spawn"
     )
     with _passing_signals_on(started.processes) as passed:
@@ -155,7 +156,7 @@ def _fail(reports: Any, error: Exception, status: int) -> NoReturn:
 
 def _cause(error: Exception, reports: Any) -> Exception:
     """What to raise for a failed process: its own report came first, then those of others that missed it."""
-    if isinstance(error, mp.ProcessExitedException) and error.exit_code < 0:
+    if isinstance(error, ProcessExitedException) and error.exit_code < 0:
         return UserError(f"process {error.error_index} was ended by {error.signal_name}; if nobody did, memory ran out")
     return error if reports.empty() else reports.get()
 

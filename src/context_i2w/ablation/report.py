@@ -91,7 +91,7 @@ def metric_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
 def plot(grid: Grid, rows: Mapping[str, RowResult], task: str, path: Path) -> None:
     """Each row's mean, interval and seeds on one task, as a PNG; the full model's mean as a line."""
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.26 * len(rows)), layout="constrained")
-    for place, (name, row) in enumerate(reversed(rows.items())):
+    for place, (name, row) in enumerate(reversed([*rows.items()])):
         cell = row.tasks[task]
         colour = BASELINE if row.parameters is None else FULL if name == grid.full else COLOURS[cell.difference.mark]
         axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.5)
@@ -125,7 +125,7 @@ def _legend(grid: Grid) -> str:
 
 def _choice(name: str, row: RowResult) -> str:
     found = ", ".join(f"`{options}` {mean:.2f}" for options, mean in row.chosen_from.items())
-    best = max(row.chosen_from, key=row.chosen_from.get)
+    best = max(row.chosen_from, key=row.chosen_from.__getitem__)
     return f"{name}: `{best}`, by the mean over the tasks on dev ({found})."
 
 

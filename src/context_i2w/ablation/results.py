@@ -81,7 +81,7 @@ def choose_on_dev(runs: Mapping[str, Sequence[Sequence[Run]]], grid: Grid) -> di
 def results_of(grid: Grid, runs: Mapping[str, Sequence[Run]]) -> dict[str, RowResult]:
     """The grid's lines, with the differences of those of a mapper to the full model."""
     anyone = next(iter(runs.values()))[0]
-    about = {
+    about: dict[str, dict[str, Any]] = {
         name: {"options": " ".join(seeds[0].options[:-2]), **_size(seeds[0]), **_effort(seeds)}
         for name, seeds in runs.items()
     }

@@ -72,7 +72,7 @@ def _identity(settings: RunSettings) -> dict[str, Any]:
     train = asdict(settings.train) | {"max_broken": data.max_broken, "precision": _precision(settings)}
     new = {"steps": train.pop("steps"), "schedule": optim.schedule, "decay": optim.decay, "objective": model.objective}
     new |= {"objective_options": dict(model.objective_options), "image_reader": data.image_reader}
-    usual = {"steps": None, "schedule": "cosine", "decay": "published", "objective": "contrastive"}
+    usual: dict[str, Any] = {"steps": None, "schedule": "cosine", "decay": "published", "objective": "contrastive"}
     usual |= {"objective_options": {}, "image_reader": "fast" if data.feature_cache else "exact"}
     optimiser = {k: v for k, v in asdict(optim).items() if k not in new}
     identity = {
@@ -151,7 +151,9 @@ def _begin(devices, threads: int) -> None:
 
 def _stop_with_parent() -> None:
     """Without it a worker whose grid was killed would go on unseen. It saves its place as at any SIGTERM."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent, "runs in a worker of the grid"
+    parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_SAVE)
     os._exit(1)

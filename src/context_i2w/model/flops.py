@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from context_i2w.model.backbones import sizes_by_name
 from context_i2w.model.clip import CLIPSizes, ImageFeatures
-from context_i2w.model.mappers import ContextI2WOptions, Mapper
+from context_i2w.model.mappers import Mapper
+from context_i2w.model.options import ContextI2WOptions
 
 
 @dataclass(frozen=True)

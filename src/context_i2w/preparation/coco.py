@@ -14,7 +14,6 @@ import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -182,7 +181,7 @@ def prepare(root: Path, queries: list[Query], progress=lambda items: items) -> i
             "data/README.md says where they come from"
         )
     present = {entry.name for entry in os.scandir(root / MASKED_FOLDER)} if (root / MASKED_FOLDER).is_dir() else set()
-    todo: Iterable[Query] = [query for query in queries if query.file_name not in present]
+    todo = [query for query in queries if query.file_name not in present]
     for query in progress(todo):
         masked = _masked_jpeg(root / "val2017" / query.file_name, query)
         with atomic_path(root / MASKED_FOLDER / query.file_name) as temporary:

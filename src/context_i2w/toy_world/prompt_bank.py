@@ -67,6 +67,6 @@ def _attribute_bank(
     prompts = {(v, k): with_article(describe(v, None, None, k)) for v in values for k in kinds}
 
     def keys_of(scene: Scene) -> list[tuple[str, str]]:
-        return [(value_of(scene, t), t.kind) for t in scene.things if value_of(scene, t)]
+        return [(value, t.kind) for t in scene.things if (value := value_of(scene, t))]
 
     return Bank(name, prompts, keys_of)

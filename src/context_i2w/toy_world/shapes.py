@@ -7,6 +7,7 @@ pattern, `dark` a deeper tone of the colour, `light` a pale tone, `clear` cuts a
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -36,7 +37,7 @@ def _top(hem: float) -> list[tuple[float, float]]:
     return [*left, *((1 - x, y) for x, y in reversed(left)), (0.66, 0.24), (0.34, 0.24)]
 
 
-SHAPES = {
+SHAPES: dict[str, list[tuple[str, str, Any]]] = {
     "house": [
         ("body", "box", (0.1, 0.42, 0.9, 1)),
         ("dark", "poly", [(0, 0.46), (0.5, 0), (1, 0.46)]),

@@ -5,6 +5,7 @@ File: open_clip's state dict in float16, `token_embedding.weight` replaced by `t
 """
 
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -80,7 +81,7 @@ def new_tiny_clip(config: dict, table: WordTable) -> nn.Module:
     return model
 
 
-def encode_rows(model: nn.Module, rows: Tensor) -> Tensor:
+def encode_rows(model: Any, rows: Tensor) -> Tensor:
     """Text embeddings [B, E] of table rows [B, L], as many positions as given."""
     length = rows.shape[1]
     x = model.token_embedding(rows) + model.positional_embedding[:length]
@@ -89,7 +90,7 @@ def encode_rows(model: nn.Module, rows: Tensor) -> Tensor:
     return x @ model.text_projection
 
 
-def save_tiny_clip(model: nn.Module, table: WordTable, path: Path) -> None:
+def save_tiny_clip(model: Any, table: WordTable, path: Path) -> None:
     """Writes the file described above."""
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     state["token_embedding.rows"] = state.pop("token_embedding.weight")

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -47,7 +47,7 @@ def draw_arrays(scenes: list[Scene], workers: int | None = None, title: str = "d
 def parallel(function, items: list, workers: int | None, title: str) -> Iterator:
     """`map` over processes, in order, with a progress bar."""
     workers = min(workers or processes(), max(1, len(items) // _CHUNK))
-    bar = {"total": len(items), "desc": title, "unit": "img", "mininterval": 0.5, "leave": False}
+    bar: dict[str, Any] = {"total": len(items), "desc": title, "unit": "img", "mininterval": 0.5, "leave": False}
     if workers == 1:
         yield from tqdm(map(function, items), **bar)
         return

@@ -61,4 +61,4 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def _multiplier(name: str, options: OptimOptions) -> float:
-    return next((factor for prefix, factor in reversed(options.multipliers.items()) if name.startswith(prefix)), 1.0)
+    return next((factor for prefix, factor in reversed([*options.multipliers.items()]) if name.startswith(prefix)), 1.0)

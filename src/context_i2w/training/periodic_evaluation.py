@@ -31,7 +31,7 @@ class PeriodicEvaluation:
     def scalars(self, mapper: Mapper) -> dict[str, float]:
         """`task/metric` -> percent of the composed query; the mean over the groups where there are several."""
         mapper.eval()
-        scalars = {}
+        scalars: dict[str, float] = {}
         for task, benchmark in self.benchmarks.items():
             metrics = evaluate(benchmark, self.clip, {ROW: mapper}, methods=(ROW,)).metrics
             group = "mean" if "mean" in metrics else next(iter(metrics))

@@ -22,7 +22,8 @@ def write_cirr(root: Path, copy: str, seed: int, sizes: Sizes, workers: int | No
     """Writes `cirr/` under `root`: captions, split file and images of a validation split."""
     folder = root / "cirr"
     key = stream_key(seed, f"{copy}/cirr")
-    entries, scenes = [], {}
+    entries: list[dict] = []
+    scenes: dict[str, Scene] = {}
     for number in range(sizes.cirr_sets):
         rng = np.random.default_rng((*key, number))
         base = Scene(random_things(rng, 1 + int(rng.integers(2))), pick(rng, PLACES), REAL, (*key, number))

@@ -49,7 +49,8 @@ def _scene(key: tuple[int, ...], number: int) -> Scene:
 
 def _annotations(drawings: list[Drawing], masks: list[list[np.ndarray]]) -> dict:
     """The content of an instances file."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, (drawing, shown) in enumerate(zip(drawings, masks), start=1):
         images.append({"id": number, "file_name": Path(drawing.path).name, "height": SIZE, "width": SIZE})
         for thing, mask in zip(drawing.scene.things, shown):

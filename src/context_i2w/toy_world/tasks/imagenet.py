@@ -20,7 +20,8 @@ def write_imagenet(root: Path, copy: str, seed: int, sizes: Sizes, workers: int 
     """
     key = stream_key(seed, f"{copy}/imgnet")
     rng = np.random.default_rng(key)
-    queries, renditions = {}, {}
+    queries: dict[str, Scene] = {}
+    renditions: dict[str, Scene] = {}
     for number in range(sizes.imagenet_queries):
         kind = KINDS[number % len(KINDS)]
         name = f"imgnet/real/{WNIDS[kind]}/ILSVRC2012_val_{number:08d}.png"
