@@ -18,6 +18,8 @@ _context_i2w_setenv() {
     local root
     root="$(command bash -- "$1" --install)" || return 1
     . "$root/.venv/bin/activate"
+    # torch's waiting threads sleep instead of spinning, for programs too that do not import context_i2w first
+    [ -n "${OMP_WAIT_POLICY+x}${GOMP_SPINCOUNT+x}${KMP_BLOCKTIME+x}" ] || export OMP_WAIT_POLICY=passive
 }
 
 if [ "${BASH_VERSION:-}" ] && [ "${BASH_SOURCE:-}" = "$0" ]; then
