@@ -1,7 +1,7 @@
 """The fast way from a JPEG to CLIP's square: decoded and resized as bytes by torch, not by Pillow.
 
 Where it differs from `Preparation`, it is by one grey level (more only where a tiny image is enlarged);
-docs/performance.md measures in how many values, and what it does to features. What is no plain JPEG goes through Pillow
+docs/performance.md measures in how many values. What is no plain JPEG goes through Pillow
 and is the same to the bit: other formats, CMYK, files turned by EXIF, boxes and borders, what torchvision can't read.
 """
 
