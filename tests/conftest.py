@@ -23,6 +23,8 @@ from context_i2w.model.mappers import ContextI2W
 GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)
+settings.register_profile("quick", deadline=None)  # a shared machine is slow at times
+settings.load_profile("quick")
 settings.register_profile("fuzz", max_examples=2000, deadline=None)  # --hypothesis-profile fuzz
 
 
