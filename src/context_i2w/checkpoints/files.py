@@ -122,7 +122,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, trust_code: bool = False) -> Checkpoint:
-    """Reads a checkpoint file of ours, of the published code or of Pic2Word.
+    """Reads a checkpoint file of ours, of the published code, of Pic2Word, SEARLE or LinCIR.
 
     trust_code: whether a mapper of somebody's own, which the file names by path, may be imported.
     Raises UserError if there is no such file, it does not load safely, or it is no checkpoint.

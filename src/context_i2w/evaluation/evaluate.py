@@ -1,7 +1,7 @@
 """One benchmark, all rows: features to queries to rankings to metrics.
 
 A row is a method of a query (model/queries.py) under one mapper: `image`, `text`, `image*text`, `composed`,
-`blended:0.5:0.7`; with several mappers `NAME METHOD`. Methods without a mapper have one row.
+`blended:0.8:0.6`; with several mappers `NAME METHOD`. Methods without a mapper have one row.
 """
 
 from __future__ import annotations
@@ -100,12 +100,23 @@ def rows_of(methods: Sequence[str], mappers: Iterable[str]) -> dict[str, tuple[s
 def query_features(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> torch.Tensor:
     """Unit features [Q, E] of a group's queries under one method."""
     parsed = parse_method(method)
-    return parsed({name: _vector(name, group, encoded, mapper) for name in parsed.needs})
+    return parsed(query_vectors(group, parsed.needs, encoded, mapper))
+
+
+def query_vectors(
+    group: QueryGroup, names: Iterable[str], encoded: Encoded, mapper: str | None = ONLY
+) -> dict[str, torch.Tensor]:
+    """The named vectors that queries are made of (model/queries.py), unit rows [Q, E] each."""
+    return {name: _vector(name, group, encoded, mapper) for name in names}
+
+
+def gallery_features(group: QueryGroup, encoded: Encoded) -> torch.Tensor:
+    return _rows(encoded.image_features, encoded.images, group.gallery)
 
 
 def rank(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> Ranking:
     """Raises UserError for a method that is not known."""
-    query, gallery = parse_method(method).query, _rows(encoded.image_features, encoded.images, group.gallery)
+    query, gallery = parse_method(method).query, gallery_features(group, encoded)
     if not isinstance(query, Product):
         return Ranking(query_features(group, method, encoded, mapper), gallery, group.excluded, group.candidates)
     one, other = (_vector(name, group, encoded, mapper) for name in query.factors)

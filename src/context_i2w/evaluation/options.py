@@ -60,8 +60,9 @@ class RowOptions(Options):
     """How queries are formed and whose evaluation it is."""
 
     methods: tuple[str, ...] = option(
-        DEFAULT_METHODS, "how queries are formed, a row each: " + ", ".join(FORMS), metavar="METHOD", commas=True
-    )
+        DEFAULT_METHODS, "how queries are formed, a row each: " + ", ".join(FORMS)
+        + "; FILE.json: those that scripts/sweep.py chose", metavar="METHOD", commas=True,
+    )  # fmt: skip
     intervals: bool = option(False, "95 % bootstrap intervals over queries")
     protocol: str | None = option(
         None, "whose prompts, captions, image preparation and rule for a second `$`; left out: as the checkpoint's "
@@ -72,7 +73,8 @@ class RowOptions(Options):
     def __post_init__(self):
         super().__post_init__()
         for method in self.methods:
-            parse_method(method)
+            if not method.endswith(".json"):
+                parse_method(method)
 
 
 @dataclass(frozen=True)

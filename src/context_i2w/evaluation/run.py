@@ -22,6 +22,7 @@ from context_i2w.evaluation.setup import (
     choose_protocol,
     load_models,
 )
+from context_i2w.evaluation.sweep import read_methods
 from context_i2w.files import check_writable
 
 
@@ -108,7 +109,8 @@ class _Running:
         return under(kind.load(self.data_root, options), protocol, rows.preparation)
 
     def evaluate(self, benchmark: Benchmark) -> Result:
-        return evaluate(benchmark, self.models.clip, self.models.mappers, self.encoding, self.settings.rows.methods)
+        methods, self.origin = read_methods(self.settings.rows.methods, benchmark.name, self.data_root)
+        return evaluate(benchmark, self.models.clip, self.models.mappers, self.encoding, methods)
 
     def report(self, result: Result) -> dict[str, Any]:
         """Prints the table and writes submission files; returns the JSON."""
@@ -117,4 +119,5 @@ class _Running:
         if result.submissions:
             for path in write_submissions(result, Path(self.settings.out.submission_dir or "submissions")):
                 print(f"wrote {path}")
-        return as_json(result, self.about if bounds is None else self.about | {"intervals": bounds})
+        about = self.about | self.origin
+        return as_json(result, about if bounds is None else about | {"intervals": bounds})

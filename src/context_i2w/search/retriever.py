@@ -63,9 +63,9 @@ class Retriever:
     ) -> Retriever:
         """From a folder of `save_pretrained`, the hub's "owner/name", a training run's folder or a checkpoint file.
 
-        Files of the published Context-I2W and Pic2Word code load too. model, pretrained: another CLIP than the
-        checkpoint names, e.g. a local weights file. device: a GPU if there is one. trust_code: whether a mapper of
-        somebody's own, which the checkpoint names by path, may be imported.
+        Files of the published Context-I2W, Pic2Word, SEARLE and LinCIR code load too. model, pretrained: another CLIP
+        than the checkpoint names, e.g. a local weights file. device: a GPU if there is one. trust_code: whether a
+        mapper of somebody's own, which the checkpoint names by path, may be imported.
         Raises UserError, in one line, for whatever is missing or does not fit.
         """
         checkpoint = find_checkpoint(source, trust_code)

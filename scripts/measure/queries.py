@@ -1,0 +1,78 @@
+"""What each method of a query costs: CLIP passes and milliseconds for one query, from picture to unit feature.
+
+    OMP_NUM_THREADS=1 python scripts/measure/queries.py           # the shipped toy mappers
+    python scripts/measure/queries.py --resume CKPT --rounds 50
+
+Methods take turns, so that a busy machine slows all of them alike; the median counts, with one thread that thread's own
+time.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from PIL import Image
+
+from benchmarking.timing import alternate
+from context_i2w.checkpoints.find import shipped_checkpoints
+from context_i2w.command_line import Parser
+from context_i2w.errors import exit_on_user_error
+from context_i2w.evaluation.report import markdown_table
+from context_i2w.model.queries import DEFAULTS
+from context_i2w.search.retriever import Retriever
+
+METHODS = ("image", "text", "image+text", "slerp", "composed", "anchored", "blended:0.5", "blended", "pdv")
+PASSES = {"encode_image": "vision", "encode_text": "text", "compose": "composed"}
+DESCRIPTION = "is red and at night"
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(prog="python scripts/measure/queries.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--resume", action="append", metavar="CKPT", help="mappers (default: the shipped toy ones)")
+    parser.add_argument("--rounds", type=int, default=30, help="queries of each method")
+    parser.add_argument("--device", help="cpu or cuda; a GPU if there is one")
+    args = parser.parse_args(argv)
+    for source in args.resume or shipped_checkpoints():
+        print(table(Retriever.load(source, device=args.device), args.rounds), "\n")
+
+
+def table(retriever: Retriever, rounds: int) -> str:
+    methods = [*METHODS, f"{DEFAULTS['pdv']}:plain"]
+    size = retriever.clip.sizes.image_size
+    picture = Image.effect_noise((2 * size, 2 * size), 60).convert("RGB")
+
+    ways = {
+        method: partial(retriever.query_features, [[picture]], [DESCRIPTION], DEFAULTS.get(method, method))
+        for method in methods
+    }
+    passes = {method: counted(retriever, way) for method, way in ways.items()}
+    seconds = alternate(ways, rounds, retriever.clip.device)
+    rows = [[f"{retriever.mapper_name}, {retriever.clip.name}", *PASSES.values(), "ms"]]
+    for method in methods:
+        counts = [str(passes[method][name]) for name in PASSES]
+        rows.append([DEFAULTS.get(method, method), *counts, f"{1000 * seconds[method]:.1f}"])
+    return markdown_table(rows)
+
+
+def counted(retriever: Retriever, work: Callable[[], None]) -> Counter:
+    """Rows that pass each of CLIP's towers during the work."""
+    counts, clip = Counter(), retriever.clip
+
+    def counting(name: str, original: Callable) -> Callable:
+        def count_and_pass(rows, *rest):
+            counts[name] += len(rows)
+            return original(rows, *rest)
+
+        return count_and_pass
+
+    for name in PASSES:
+        setattr(clip, name, counting(name, getattr(clip, name)))
+    work()
+    for name in PASSES:
+        delattr(clip, name)
+    return counts
+
+
+if __name__ == "__main__":
+    main()
