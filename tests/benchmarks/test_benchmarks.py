@@ -392,15 +392,14 @@ def test_genecis(tmp_path):
     ],
 )
 def test_genecis_parts_are_the_published_ones(tmp_path, box, part):
-    """facebookresearch/genecis, datasets/vaw_dataset.py, in an image of 640 x 480."""
+    """As the published evaluation cuts them, in an image of 640 x 480."""
     (tmp_path / "VG_100K").mkdir()
     Image.new("RGB", (640, 480)).save(tmp_path / "VG_100K" / "1.jpg")
     source = genecis._genome(tmp_path, tmp_path)({"image_id": 1, "instance_bbox": box})
     x1, y1, x2, y2 = source.box
     assert (x1, y1, min(x2, 640), min(y2, 480)) == part
-    for item in ({"image_id": "../1", "instance_bbox": box}, {"image_id": 1, "instance_bbox": [1, 2, float("inf"), 3]}):
-        with pytest.raises((ValueError, OverflowError)):
-            genecis._genome(tmp_path, tmp_path)(item)
+    with pytest.raises((ValueError, OverflowError)):
+        genecis._genome(tmp_path, tmp_path)({"image_id": 1, "instance_bbox": [1, 2, float("inf"), 3]})
 
 
 @pytest.mark.parametrize(

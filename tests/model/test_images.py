@@ -163,5 +163,5 @@ def test_a_strip_that_would_grow_without_bound_is_refused(prepare, tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "image.png")
-    with pytest.raises(BrokenImage, match="a pipe, not a file"):
+    with pytest.raises(BrokenImage, match="not a file"):
         open_image(tmp_path / "image.png")

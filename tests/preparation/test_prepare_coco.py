@@ -222,7 +222,7 @@ def test_wrong_annotation_files_are_refused(tmp_path):
     path = tmp_path / "instances.json"
     with pytest.raises(UserError, match="is missing"):
         coco.read_annotations(path)
-    for content, words in (("{", "not JSON"), ("[1]", "no COCO instances file")):
+    for content, words in (("{", "not JSON"), ("[1]", "an object is expected")):
         path.write_text(content)
         with pytest.raises(UserError, match=words):
             coco.read_annotations(path)

@@ -4,7 +4,7 @@ Files:
     genecis/{focus,change}_{attribute,object}.json
     coco/val2017/<id, 12 digits>.jpg             object tasks: whole images
     genecis/VG_100K/<id>.jpg, VG_100K_2, ...     attribute tasks: objects cut out of Visual Genome images
-An object's part of the image is the published one (facebookresearch/genecis, datasets/vaw_dataset.py): the box's
+An object's part of the image is the published one (the benchmark's own evaluation): the box's
 corner goes left and up by 0.7 of its size, stopping at the border; from there the part is 1.7 times the box, cut at
 the border. Away from it the part thus ends where the box does. It is padded to a square in black.
 R@1/2/3 over the target and the query's gallery, and the mean over the tasks.

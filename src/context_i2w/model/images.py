@@ -98,13 +98,11 @@ def open_image(path: str | os.PathLike, content: bytes | None = None) -> Image.I
 def open_header(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
     """The image before any pixel is decoded, within the bound of pixels. Raises BrokenImage."""
     path = os.fspath(path)
-    if content is None and os.path.exists(path) and not os.path.isfile(path):
-        raise BrokenImage(path, "not a file")  # a pipe would be waited for
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb warning: our own bound follows
-            if content is None and stat.S_ISFIFO(os.stat(path).st_mode):
-                raise BrokenImage(path, "a pipe, not a file")  # reading one would wait for ever
+            if content is None and not stat.S_ISREG(os.stat(path).st_mode):
+                raise BrokenImage(path, "not a file")  # a pipe would be waited for
             image = Image.open(path if content is None else io.BytesIO(content))
     except FileNotFoundError:
         raise BrokenImage(path, "no such file") from None
