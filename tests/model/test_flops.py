@@ -12,12 +12,13 @@ from context_i2w.model.flops import (
     counted,
     counted_forward,
     mapper,
+    text_only_step,
     text_tower,
     tower_shape,
     vision_tower,
 )
-from context_i2w.model.mappers import ContextI2W, ContextI2WOptions
-from context_i2w.model.prompts import Tokenizer, template
+from context_i2w.model.mappers import ContextI2W, ContextI2WOptions, Phi
+from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template
 from context_i2w.training.objective import contrastive_loss
 
 VIT_L = tower_shape("ViT-L/14")
@@ -99,6 +100,21 @@ def test_mapper_equals_torchs_count(small, absorbed):
 def test_ablated_mappers_equal_torchs_count(small, options):
     options = ContextI2WOptions(**options)
     assert counted_forward(ContextI2W(small.sizes, options), small.sizes) == mapper(small.sizes, options)
+
+
+def test_the_text_only_step_is_near_torchs_count(golden_clip, small):
+    batch = 8
+    ids = Tokenizer()(["a dog on a beach"] * batch)
+    ids[:, 1] = torch.arange(1000, 1000 + batch)  # no positions in common
+    masked, network = ids.clone(), Phi(golden_clip.sizes)
+    masked[:, 2] = PLACEHOLDER_ID
+
+    def step():
+        text = golden_clip.encode_text(ids)
+        (golden_clip.compose(masked, network(None, ImageFeatures(text, None))) - text).square().mean().backward()
+
+    positions = int(ids.argmax(1).max()) + 1
+    assert counted(step) == pytest.approx(batch * text_only_step(small, positions, positions), rel=0.05)
 
 
 def test_steps_are_near_torchs_count(golden_clip_state, small):

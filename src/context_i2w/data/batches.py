@@ -41,7 +41,7 @@ class ListSource:
         seed: int,
         process: Process,
         workers: int = 0,
-        order: tuple[str, Order] | None = None,
+        order: tuple[str, Order | None] | None = None,
     ):
         self.rows, self.batch_size, self.workers = rows, batch_size, workers
         self.sampler = EpochBatches(count, batch_size, seed, process.rank, process.world, order and order[1])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.batches import ListSource, PairSource
+from context_i2w.data.captions import Captions, Masker
 from context_i2w.data.feature_cache import open_cache
 from context_i2w.data.options import VIEWS_KEPT, CacheOptions, DataOptions
 from context_i2w.data.pairs import ImagePairs, check_list_exists, read_pair_list
@@ -51,18 +52,25 @@ def check_data(options: DataOptions) -> None:
         raise UserError("--feature-cache works with a list, not with shards; leave it out or give the list")
 
 
-def open_training(options: DataOptions, reader: Reader) -> PairSource:
-    """The training pairs, augmented as published. Raises UserError if they can't be read."""
+def open_training(options: DataOptions, reader: Reader, masker: Masker | None = None) -> PairSource:
+    """The training pairs, augmented as published; with a masker, captions alone.
+
+    Raises UserError if they can't be read.
+    """
+    if masker:
+        return _captions(options.train_data, "--train-data", options, reader, masker)
     if options.feature_cache:
         return _cached(options, reader)
     return _open(options.train_data, options, reader, crop=True)
 
 
-def open_validation(options: DataOptions, reader: Reader) -> PairSource | None:
+def open_validation(options: DataOptions, reader: Reader, masker: Masker | None = None) -> PairSource | None:
     """The held-out pairs as at evaluation; None if there are none."""
-    return (
-        _open(options.val_data, replace(options, view=ViewOptions()), reader, crop=False) if options.val_data else None
-    )
+    if not options.val_data:
+        return None
+    if masker:
+        return _captions(options.val_data, "--val-data", options, reader, masker)
+    return _open(options.val_data, replace(options, view=ViewOptions()), reader, crop=False)
 
 
 def kept(options: DataOptions) -> CacheOptions:
@@ -107,6 +115,17 @@ def _cached(options: DataOptions, reader: Reader) -> ListSource:
         embeddings = cache.embeddings(range(len(pairs.pairs)))
         order = (options.batches, lambda rng: similar_order(embeddings, leaf, rng))
     return ListSource(cache, len(pairs.pairs), reader.batch_size, reader.seed, process, 0, order)
+
+
+def _captions(path: str, option: str, options: DataOptions, reader: Reader, masker: Masker) -> ListSource:
+    if is_shards(path):
+        raise UserError(f"{option} {path}: captions alone are read from a list (TSV, CSV, Parquet), not from shards")
+    if options.feature_cache:
+        raise UserError(f"--feature-cache {options.feature_cache}: no image is read, so nothing is kept; leave it out")
+    captions = Captions(path, options.columns, masker, reader.seed, reader.context_length)
+    count = len(captions.captions)
+    order = (f"captions {masker.name}", None)
+    return ListSource(captions, count, reader.batch_size, reader.seed, reader.process, options.workers, order)
 
 
 def _pairs(path: str, options: DataOptions, reader: Reader, crop: bool) -> ImagePairs:

@@ -55,6 +55,7 @@ class Batch(NamedTuple):
     broken: tuple[tuple[str, str], ...] = ()  # (name, kind of fault) of the pairs left out
     targets: Tensor | None = None  # [B, 3, H, W], bytes
     target_embeddings: Tensor | None = None  # [B, E]
+    caption_ids: Tensor | None = None  # [B, L] token ids of the captions themselves, for training that reads no image
 
     @property
     def size(self) -> int:

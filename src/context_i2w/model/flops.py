@@ -147,6 +147,16 @@ class Way:
         )
 
 
+def text_only_step(shape: TowerShape, caption: int, masked: int, hidden: int = 4) -> int:
+    """One caption of the text objective with φ: the caption read, the masked one there and back, φ trained.
+
+    caption, masked: positions, of the longest of a batch. hidden: φ's, times the embedding's width.
+    """
+    sizes, inner = shape.sizes, hidden * shape.sizes.embed_dim
+    phi = linear(1, sizes.embed_dim, inner) + linear(1, inner, inner) + linear(1, inner, sizes.text_width)
+    return text_tower(shape, caption) + 2 * text_tower(shape, masked) + 3 * phi
+
+
 CAPTION = 20  # positions of a caption
 PROMPT = 6  # positions of `a photo of <|replace|>`, of which the first four are the same in all rows
 WAYS = {

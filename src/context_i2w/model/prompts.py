@@ -7,6 +7,7 @@ To keep the two apart, a placeholder travels through strings as `MARK`, which ca
 """
 
 import html
+import itertools
 import string
 from collections.abc import Collection, Sequence
 
@@ -122,7 +123,10 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; start, end and padding are left out and the placeholder is shown as `[*]`."""
         shown = {START_ID: "", END_ID: "", 0: "", PLACEHOLDER_ID: "[*] "}
-        return "".join(shown[i] if i in shown else self._bpe.decode([i]) for i in map(int, ids)).strip()
+        parts = itertools.groupby(map(int, ids), shown.__contains__)  # a character may lie over several tokens
+        return "".join(
+            "".join(map(shown.get, part)) if i else self._bpe.decode(list(part)) for i, part in parts
+        ).strip()
 
     def whole_words(self) -> dict[int, str]:
         """Ids of the tokens that are a word of letters on their own, not a piece of a longer one."""

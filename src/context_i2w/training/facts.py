@@ -31,6 +31,7 @@ def about(trainer: Trainer, clip: CLIPReference, settings: RunSettings) -> dict[
         "clip": {"model": clip.model, "pretrained": clip.pretrained, "sha256": clip.weights_hash},
         "learned_parameters": sum(p.numel() for p in learned),
         "precision": trainer.options.precision,
+        "text": getattr(trainer.objective, "training_text", "self-masked"),
     }
 
 
@@ -40,7 +41,7 @@ def announce(facts: dict[str, Any], settings: RunSettings, folder: Path) -> None
     clip = facts["clip"]
     lines = [
         f"training {model.mapper} ({facts['learned_parameters']:,} parameters) with the {model.objective} objective "
-        f"and the {settings.train.training_text} text",
+        f"and the {facts['text']} text",
         f"  data    {facts['data']}",
         f"  batch   {batch} in all: {facts['processes']} process(es) of {batch // facts['processes']}",
         f"  steps   {facts['steps']:,} in {facts['epochs']} epochs, {facts['precision']} on {facts['device']}",

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from context_i2w.data.captions import Masker
 from context_i2w.data.pairs import Batch
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.mappers import Mapper
@@ -33,7 +34,9 @@ class Objective(nn.Module):
     paper: ClassVar[str] = ""
     Options: ClassVar[type] = NoOptions
     recipe: ClassVar[dict[str, Any]] = {}
-    reads_images: ClassVar[bool] = True  # False: captions alone are read
+    toy_recipe: ClassVar[dict[str, Any]] = {}  # what the toy world changes of it
+    reads_images: ClassVar[bool] = True  # False: captions alone are read, and masked by `masker`
+    masker: Masker | None = None
     loss: (
         nn.Module
     )  # (what is to be matched [G, E], composed text [G, E]) -> mean loss; every process computes all of it

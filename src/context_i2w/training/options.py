@@ -32,10 +32,11 @@ from context_i2w.model.options import MAPPER_OPTIONS, MAPPERS
 OBJECTIVES = {
     "contrastive": "context_i2w.training.objective:Contrastive",
     "sigmoid": "context_i2w.training.sigmoid:Sigmoid",
+    "text": "context_i2w.training.text_only:TextOnly",
 }
 TRAINING_TEXTS = ("published", "caption", "mixed")
 PRECISIONS = ("fp32", "amp", "bf16")
-GLOBAL_BATCHES = {"contrastive": 1024, "sigmoid": 1024}  # of the recipes, over all processes
+GLOBAL_BATCHES = {"contrastive": 1024, "sigmoid": 1024, "text": 512}  # of the recipes, over all processes
 CONFIG = "config.json"  # of a run
 
 # What the toy world changes, chosen on its dev tasks (README, "The toy world").
@@ -203,8 +204,11 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
         _check_consent(resumed, given)
         return resumed
     name = given.get("objective", "contrastive")
-    values = {} if name == "contrastive" else dict(find_class(name, OBJECTIVES, "objective").recipe)
-    return values if given.get("train_data") else TOY_RECIPE | values
+    kind = None if name == "contrastive" else find_class(name, OBJECTIVES, "objective")
+    values = dict(kind.recipe) if kind else {}
+    if given.get("train_data"):
+        return values
+    return TOY_RECIPE | values | (kind.toy_recipe if kind else {})
 
 
 def _settings_of_run(resume: str | None, logs: str) -> dict[str, Any] | None:

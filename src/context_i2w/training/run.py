@@ -6,10 +6,11 @@ import math
 import shlex
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,14 +72,14 @@ class _Run:
         mapper, objective = _build(settings, *kinds, self.clip)
         reader = Reader(self.clip, train.batch_size, train.seed, process)
         data = replace(settings.data, cache=replace(settings.data.cache, tokens=keeps_tokens(model)))
-        source = open_training(data, reader)
+        source = open_training(data, reader, objective.masker)
         if train.precision is None:
             train = replace(train, precision="amp" if process.device.type == "cuda" else "fp32")
         self.trainer = Trainer(
             self.clip, mapper, source, train, settings.optim, process, settings.machine.compiled, objective,
             settings.data.max_broken,
         )  # fmt: skip
-        self.validation = open_validation(data, reader)
+        self.validation = open_validation(data, reader, objective.masker)
         self.evaluation = None
         if settings.evaluation.every and process.is_first:
             self.evaluation = PeriodicEvaluation(settings.evaluation, self.clip)
@@ -122,7 +123,18 @@ class _Run:
             )
         return resumed
 
+    @property
+    def _objective(self) -> dict[str, Any]:
+        """Of a checkpoint."""
+        return {
+            "objective": self.settings.model.objective,
+            "objective_options": asdict(self.trainer.objective.options),
+        }
+
     def _check_same(self, resumed: Checkpoint) -> None:
+        for key, now in self._objective.items():
+            if (then := resumed.content.get(key, now)) != now:  # older checkpoints don't say
+                raise UserError(f"--resume {resumed.path}: trained with {key} {then}, now it is {now}; give the same")
         if resumed.mapper_class is not type(self.trainer.mapper) or resumed.options != self.trainer.mapper.options:
             raise UserError(
                 f"--resume {resumed.path}: a {resumed.mapper_name} with {resumed.options}; give the same mapper"
@@ -178,7 +190,7 @@ class _Run:
                     f"train with --precision bf16 or fp32; go on from the last checkpoint in {self.path}/checkpoints"
                 )
         packed = pack_mapper(self.settings.model.mapper, trainer.mapper, self.reference, trainer.state.step)
-        content = packed | {"training": trainer.saved(), "objective": self.settings.model.objective}
+        content = packed | {"training": trainer.saved(), **self._objective}
         return self.folder.save(content, epoch, self.settings.folder.keep)
 
     def _look_around(self, stop: StopSignal, loss: Tensor | None) -> bool:
@@ -225,6 +237,11 @@ def _build(
     mapper_options = options_from(mapper.Options, model.mapper_options, f"--mapper-option: {model.mapper}")
     found = options_from(objective.Options, model.objective_options, f"--objective-option: {model.objective}")
     made = mapper(clip.sizes, mapper_options).to(clip.device)
+    if not objective.reads_images and (made.uses_tokens or made.uses_condition):
+        raise UserError(
+            f"--objective {model.objective} reads no images, and {model.mapper} needs more than an embedding; "
+            "give --mapper phi or pic2word"
+        )
     return made, objective(clip, found, settings.train.training_text).to(clip.device)
 
 

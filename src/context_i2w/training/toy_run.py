@@ -18,7 +18,7 @@ from context_i2w.model.options import MAPPERS
 from context_i2w.model.queries import RECOMMENDED
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, VALIDATION_LIST
-from context_i2w.training.options import RunSettings
+from context_i2w.training.options import OBJECTIVES, RunSettings
 from context_i2w.training.run import train
 
 TOY_ROOT = Path("data/toy")
@@ -69,6 +69,8 @@ def toy_settings(settings: RunSettings, world: Path = TOY_ROOT) -> RunSettings:
         "pretrained": "toy",
         "feature_cache": str(world / "-".join(["features", *kind])),
     }
+    if not find_class(settings.model.objective, OBJECTIVES, "objective").reads_images:
+        del toy["feature_cache"]
     given = flat(settings)
     return with_values(settings, **{key: value for key, value in toy.items() if given[key] is None})
 

@@ -254,7 +254,7 @@ class Trainer:
         """A pair of a blank image and the shortest prompt."""
         size = self.clip.sizes.image_size
         ids = Tokenizer(self.clip.sizes.context_length)([template("[*]")])
-        return Batch(ids, images=torch.zeros(1, 3, size, size))
+        return Batch(ids, images=torch.zeros(1, 3, size, size), caption_ids=ids)
 
     def _no_sync(self, skip: bool):
         if skip and isinstance(self.composing, nn.parallel.DistributedDataParallel):
@@ -284,6 +284,7 @@ def _rows(batch: Batch, rows: slice) -> Batch:
         take(batch.condition),
         targets=take(batch.targets),
         target_embeddings=take(batch.target_embeddings),
+        caption_ids=take(batch.caption_ids),
     )
 
 

