@@ -173,7 +173,7 @@ def test_what_is_open_already_other_kinds_and_the_exact_way_are_taken_whole(tmp_
     with Image.open(path) as image:
         assert torch.equal(ours(image), wanted)
         assert image.size == (1200, 900)
-    assert torch.equal(PicturePreparation(56, golden_clip.image_mean, golden_clip.image_std, "exact")(path), wanted)
+    assert torch.equal(PicturePreparation(56, golden_clip.image_mean, golden_clip.image_std, reader="exact")(path), wanted)
     png = photograph(tmp_path / "a.png", 1)
     assert torch.equal(ours(png), exact(ImageSource(str(png))))
     assert read_picture(path).size == (1200, 900)
@@ -185,7 +185,7 @@ def test_the_bound_on_pixels_is_the_true_one(tmp_path):
     content = bytearray(path.read_bytes())
     content[6:10] = (65535).to_bytes(2, "little") * 2
     path.write_bytes(content)
-    with pytest.raises(BrokenImage, match=f"more than {MAX_PIXELS:,} pixels"):
+    with pytest.raises(BrokenImage, match=f"over the bound of {MAX_PIXELS:,} pixels"):
         open_image(path)
 
 
