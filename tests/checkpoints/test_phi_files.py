@@ -85,9 +85,9 @@ def test_pic2word_without_its_clip_takes_one_from_a_file(golden_clip, tmp_path):
     assert torch.equal(retriever.mapper.mlp.output.weight, mapper.mlp.output.weight)
 
 
-def test_the_command_says_that_the_family_is_open_and_names_the_protocol(tmp_path, capsys):
+def test_the_command_says_that_the_family_is_open_and_names_the_protocol(golden_data, capsys):
     arguments = ["--resume", SEARLE, "--pretrained", CLIP, "--eval-mode", "cirr", "--methods", "composed,image"]
-    arguments += ["--data-root", GOLDEN / "benchmarks" / "data", "--device", "cpu", "--workers", "0"]
+    arguments += ["--data-root", golden_data, "--device", "cpu", "--workers", "0"]
     eval_retrieval.main(list(map(str, arguments)))
     shown = capsys.readouterr().out
     assert "does not say whether it is SEARLE's or LinCIR's: give --protocol; ours is taken" in shown
