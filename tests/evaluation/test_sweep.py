@@ -12,9 +12,8 @@ from context_i2w.evaluation.sweep import FAMILIES, PLAIN, choice
 from context_i2w.model.queries import parse_method
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-DATA = GOLDEN / "benchmarks" / "data"
 SEARLE = ["--resume", str(GOLDEN / "phi" / "searle_phi_last.pt")]
-SEARLE += ["--pretrained", str(GOLDEN / "clip_small_weights.safetensors"), "--data-root", str(DATA), "--device", "cpu"]
+SEARLE += ["--pretrained", str(GOLDEN / "clip_small_weights.safetensors"), "--device", "cpu"]
 
 
 def test_every_weight_tried_is_a_method():
@@ -33,29 +32,28 @@ def test_the_rule_takes_the_best_mean_and_of_equals_the_first(monkeypatch):
     assert found["scores"]["anchored:0.3"]["mean"] == 19.5
 
 
-def test_chosen_here_and_applied_elsewhere(tmp_path, monkeypatch, capsys):
+def test_chosen_here_and_applied_elsewhere(tmp_path, monkeypatch, capsys, golden_data):
+    here = [*SEARLE, "--data-root", str(golden_data)]
     few = {"anchored": ("anchored:0.1", "anchored:0.9"), "slerp": ("slerp:0.5", "slerp:0.8")}
     for module in (sweep, sweeping):
         monkeypatch.setattr(module, "FAMILIES", few)
-    sweep.main([*SEARLE, "--benchmarks", "cirr", "--output", str(tmp_path)])
+    sweep.main([*here, "--benchmarks", "cirr", "--output", str(tmp_path)])
     found = json.loads((tmp_path / "methods.json").read_text())
-    assert found["chosen_on"]["data_root"] == str(DATA)
+    assert found["chosen_on"]["data_root"] == str(golden_data)
     assert set(found["scores"]) == {*PLAIN, *few["anchored"], *few["slerp"]}
     assert (tmp_path / "curves.png").stat().st_size > 5000
     assert f"best single method: {found['families']['anchored']['single']}" in capsys.readouterr().out
     for mode, end in (("cirr", ": the very set that is evaluated now\n"), ("coco", "\n")):
-        arguments = [*SEARLE, "--protocol", "ours", "--eval-mode", mode, "--methods", str(tmp_path / "methods.json")]
+        arguments = [*here, "--protocol", "ours", "--eval-mode", mode, "--methods", str(tmp_path / "methods.json")]
         eval_retrieval.main([*arguments, "--output", str(tmp_path / "out.json"), "--workers", "0"])
         shown = capsys.readouterr().out
-        assert f"were chosen on {DATA} (cirr){end}" in shown
+        assert f"were chosen on {golden_data} (cirr){end}" in shown
         output = json.loads((tmp_path / "out.json").read_text())
         singles = [family["single"] for family in found["families"].values()]
         assert set(output["results"]["all"]) == {*PLAIN, *singles}
         assert output["methods_from"]["measures"] == {"cirr": "R@1"}
     score = found["scores"][singles[0]]["cirr"]
-    eval_retrieval.main(
-        [*SEARLE, "--eval-mode", "cirr", "--methods", singles[0], "--output", str(tmp_path / "one.json")]
-    )
+    eval_retrieval.main([*here, "--eval-mode", "cirr", "--methods", singles[0], "--output", str(tmp_path / "one.json")])
     assert json.loads((tmp_path / "one.json").read_text())["results"]["all"][singles[0]]["R@1"] == pytest.approx(score)
 
 

@@ -173,7 +173,9 @@ def test_what_is_open_already_other_kinds_and_the_exact_way_are_taken_whole(tmp_
     with Image.open(path) as image:
         assert torch.equal(ours(image), wanted)
         assert image.size == (1200, 900)
-    assert torch.equal(PicturePreparation(56, golden_clip.image_mean, golden_clip.image_std, reader="exact")(path), wanted)
+    assert torch.equal(
+        PicturePreparation(56, golden_clip.image_mean, golden_clip.image_std, reader="exact")(path), wanted
+    )
     png = photograph(tmp_path / "a.png", 1)
     assert torch.equal(ours(png), exact(ImageSource(str(png))))
     assert read_picture(path).size == (1200, 900)

@@ -22,7 +22,7 @@ from context_i2w.evaluation.setup import (
     choose_protocol,
     load_models,
 )
-from context_i2w.evaluation.sweep import read_methods
+from context_i2w.evaluation.sweep import read_choice, read_methods
 from context_i2w.files import check_writable
 
 
@@ -31,6 +31,9 @@ def run(asked: Evaluation) -> None:
     for option, path in (("--output", asked.settings.out.output), ("--rankings", asked.settings.out.rankings)):
         if path:
             check_writable(Path(path), option)
+    for method in asked.settings.rows.methods:
+        if method.endswith(".json"):
+            read_choice(Path(method))  # before anything is loaded
     running = _Running(asked)
     if asked.settings.eval_mode == ALL:
         running.evaluate_all()

@@ -108,7 +108,7 @@ def read_methods(words: Sequence[str], benchmark: str, data_root: Path) -> tuple
         if not word.endswith(".json"):
             methods.append(word)
             continue
-        found = _read(Path(word))
+        found = read_choice(Path(word))
         origin = {"file": word} | found["chosen_on"]
         methods += PLAIN
         for family in found["families"].values():
@@ -120,7 +120,8 @@ def read_methods(words: Sequence[str], benchmark: str, data_root: Path) -> tuple
     return list(dict.fromkeys(methods)) or [ONLY], about
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_choice(path: Path) -> dict[str, Any]:
+    """What a file of scripts/sweep.py chose. Raises UserError."""
     try:
         content = json.loads(path.read_text())
         return {key: content[key] for key in ("chosen_on", "families")}
