@@ -14,26 +14,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tests.fuzz import forked
+from tests.fuzz.mutations import ODD, damage, flipped, odd_bytes, odd_image, odd_json, odd_table, odd_tree
 
 import context_i2w
 from context_i2w import Retriever
-from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.errors import exit_on_user_error
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.sizes import Sizes
-from tests.fuzz import forked
-from tests.fuzz.mutations import ODD, damage, flipped, odd_bytes, odd_image, odd_json, odd_table, odd_tree, places
 
 MAPPER = forked.ROOT / "checkpoints/toy/context-i2w"
 INNER = {"cirr": "cirr", "fashion": "fashion-iq", "imgnet": "imgnet", "coco": "coco"}
-VALUES = ["0", "-1", "-999999999999", "9" * 21, "nan", "inf", "", " ", "x", "1e999", "1.5", "\x01", "../../x", "/proc/x",
-          "/", "/etc/passwd", "a" * 5000, "[*]", "\udc80", "{0..99}", "{a", "((", "None", "a,b", "="]  # fmt: skip
+VALUES = [
+    "0", "-1", "-999999999999", "9" * 21, "nan", "inf", "", " ", "x", "1e999", "1.5", "\x01", "../../x", "/proc/x", "/",
+    "/etc/passwd", "a" * 5000, "[*]", "\udc80", "{0..99}", "{a", "((", "None", "a,b", "=",
+]  # fmt: skip
 FORKING = {"workers", "processes", "threads", "jobs", "seeds"}  # a great number of these would be begun
-OWN_NUMBERS = ["queries=0", "queries=-1", "queries=1.5", "depth=0", "depth=2.5", "heads=0", "dropout=2", "dropout=nan",
-               "depth=" + "(" * 300, "condition=5", "feed_forward=0", "=", "x=1", "queries=[1]", "queries=None"]  # fmt: skip
+OWN_NUMBERS = ["queries=0", "queries=-1", "queries=1.5", "depth=0", "depth=2.5", "heads=0", "dropout=2",
+               "dropout=nan", "depth=" + "(" * 300, "condition=5", "feed_forward=0", "=", "x=1", "queries=[1]"]  # fmt: skip
 
 
 class Case(NamedTuple):
-    """entry: a script, or "search". check: from what was printed to what is wrong with it. must_fail: or it is wrong."""
+    """entry: a script, or "search". check: from what was printed to what is wrong with it. must_fail: else wrong."""
 
     entry: str
     argv: list[str]
@@ -42,6 +44,7 @@ class Case(NamedTuple):
     statuses: tuple[int, ...] = ()
     must_fail: bool = False
     limit: float = 90
+    endless: bool = False  # a great number was asked for: going on is right
 
 
 class World:
@@ -69,8 +72,10 @@ class World:
 
     def train(self, folder: Path, data: Any = None, cache: Path | None = None) -> list[str]:
         """Arguments of a short training run in `folder`."""
-        words = f"--model toy --pretrained toy --device cpu --epochs 1 --batch-size 8 --workers 0 --log-every 1 --lr 1e-3 \
+        words = (
+            f"--model toy --pretrained toy --device cpu --epochs 1 --batch-size 8 --workers 0 --log-every 1 --lr 1e-3 \
             --warmup 1 --mapper-option depth=1 --max-broken 1 --logs {folder}/logs --name run".split()
+        )
         return ["--train-data", str(data or self.list), *words, *(["--feature-cache", str(cache)] if cache else [])]
 
     def eval(self, mode: str = "cirr", root: Path | None = None, mapper: Path = MAPPER) -> list[str]:
@@ -86,7 +91,9 @@ class World:
     def _search(self, photos: str, store: str, query: str | None = None) -> None:
         index = Retriever.load(MAPPER).index(photos, store)
         texts = ("a photo of [*]", "is blue")
-        hits = [[(hit.name, round(hit.score, 5)) for hit in index.search(query or self.image, text, 5)] for text in texts]
+        hits = [
+            [(hit.name, round(hit.score, 5)) for hit in index.search(query or self.image, text, 5)] for text in texts
+        ]
         print(json.dumps(hits))
 
     def _good(self, entry: str, argv: list[str], folder: Path | None = None) -> str:
@@ -116,16 +123,23 @@ class World:
         for name in ("CIRCO/unlabeled2017", "CIRCO/annotations", "genecis/val2017", "genecis/VG_100K"):
             (self.others / name).mkdir(parents=True)
         for number, image in enumerate(sorted(self.photos.iterdir())):
-            for name in (f"CIRCO/unlabeled2017/{number:012d}", f"genecis/val2017/{number:012d}", f"genecis/VG_100K/{number}"):
+            for name in (
+                f"CIRCO/unlabeled2017/{number:012d}",
+                f"genecis/val2017/{number:012d}",
+                f"genecis/VG_100K/{number}",
+            ):
                 shutil.copy(image, self.others / f"{name}.jpg")
         query = {"relative_caption": "is blue", "semantic_aspects": ["a"]}
-        queries = [{"id": n, "reference_img_id": n, "target_img_id": n + 1, "gt_img_ids": [n + 1], **query} for n in range(5)]
+        queries = [
+            {"id": n, "reference_img_id": n, "target_img_id": n + 1, "gt_img_ids": [n + 1], **query} for n in range(5)
+        ]
         info = {"images": [{"id": n} for n in range(12)]}
         contents = {"CIRCO/annotations/val": queries, "CIRCO/annotations/image_info_unlabeled2017": info}
         of = [{"val_image_id": n, "image_id": n, "instance_bbox": [5, 5, 20, 20]} for n in range(8)]
         for task in ("focus_attribute", "change_attribute", "focus_object", "change_object"):
             contents[f"genecis/{task}"] = [
-                {"condition": "blue", "reference": of[n], "target": of[n + 1], "gallery": of[n + 2 : n + 4]} for n in range(4)
+                {"condition": "blue", "reference": of[n], "target": of[n + 1], "gallery": of[n + 2 : n + 4]}
+                for n in range(4)
             ]
         for name, content in contents.items():
             (self.others / f"{name}.json").write_text(json.dumps(content))
@@ -197,7 +211,11 @@ def shards(world: World, rng: random.Random, folder: Path) -> Case:
     else:
         with tarfile.open(victim, "w", format=tarfile.GNU_FORMAT) as tar:
             for number in range(16):
-                name = rng.choice(["../../x", "/abs", "a/b.c/d", "n" * 200, "ü", ".", "s"]) if kind == "names" else f"s{number}"
+                name = (
+                    rng.choice(["../../x", "/abs", "a/b.c/d", "n" * 200, "ü", ".", "s"])
+                    if kind == "names"
+                    else f"s{number}"
+                )
                 picture = world.image.read_bytes()
                 add(tar, f"{name}.png", odd_bytes(picture, rng) if kind == "image" else picture)
                 fields = {"caption": "a cup", "masked_title": "a <|replace|>"}
@@ -324,7 +342,9 @@ def grid(world: World, rng: random.Random, folder: Path) -> Case:
     data = (forked.ROOT / "scripts/grids/toy.toml").read_bytes()
     lines = data.decode().splitlines()
     place = rng.randrange(len(lines))
-    lines[place : place + 1] = rng.choice([[], [lines[place]] * 2, [re.sub("=.*", f"= {rng.choice(ODD[:12])!r}", lines[place])]])
+    lines[place : place + 1] = rng.choice(
+        [[], [lines[place]] * 2, [lines[place].partition("=")[0] + f"= {rng.choice(ODD[:12])!r}"]]
+    )
     victim.write_bytes(flipped(data, rng) if rng.random() < 0.3 else "\n".join(lines).encode("utf-8", "replace"))
     (folder / "file").write_text("")
     argv = [str(victim), "--output", str(folder / "file/out"), "--logs", str(folder / "file/logs"), "--jobs", "1"]
@@ -335,14 +355,28 @@ def options(world: World, rng: random.Random, folder: Path) -> Case:
     """One or two flags of a command with values that nobody means."""
     entry, argv = rng.choice(commands(world, folder))
     flags = flags_of(entry)
-    for flag in rng.sample(flags, min(len(flags), rng.choice([1, 1, 2]))):
-        argv = [*argv, f"{flag}={rng.choice(values_of(flag))}"]
-    return Case(entry, argv, " ".join(argv)[-90:], statuses=(1,) if entry == "check_data" else ())
+    some = rng.sample(flags, min(len(flags), rng.choice([1, 1, 2])))
+    return with_flags(entry, argv, [f"{flag}={rng.choice(values_of(flag))}" for flag in some])
+
+
+def with_flags(entry: str, argv: list[str], flags: list[str]) -> Case:
+    endless = any(re.search(r"=\d{9}", flag) for flag in flags)
+    name, statuses = f"{entry} {' '.join(flags)}"[:90], (1,) if entry == "check_data" else ()
+    return Case(entry, [*argv, *flags], name, statuses=statuses, limit=10 if endless else 90, endless=endless)
 
 
 def commands(world: World, folder: Path) -> list[tuple[str, list[str]]]:
     """The commands, each with arguments that run quickly."""
-    demo = ["--resume", str(MAPPER), "--images", str(world.photos), "--cache", str(world.root / "store"), "--device", "cpu"]
+    demo = [
+        "--resume",
+        str(MAPPER),
+        "--images",
+        str(world.photos),
+        "--cache",
+        str(world.root / "store"),
+        "--device",
+        "cpu",
+    ]
     return [
         ("main", world.train(folder)),
         ("eval_retrieval", world.eval()),

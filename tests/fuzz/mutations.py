@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 ODD = [
-    None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", "\0", "\ud800", "../../etc/passwd", "a" * 5000, [],
-    {}, [[]], [1, 2], {"a": 1}, "\U0001f642", "[*]", "<|replace|>", "<|endoftext|>", -5.5, " ", "\ufeff", "a\nb",
+    None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", "\0", "\ud800", "../../etc/passwd", "a" * 5000,
+    [], {}, [[]], [1, 2], {"a": 1}, "\U0001f642", "[*]", "<|replace|>", "<|endoftext|>", -5.5, " ", "\ufeff", "a\nb",
     "/etc/passwd", "n" * 300, 2**63,
 ]  # fmt: skip
 WHOLE = [b"", b"null", b'"text"', b"1", b"[]", b"{}", b"[null]", b"NaN", b'{"a": [1]}', bytes(100), b"[" * 200_000]
