@@ -31,7 +31,7 @@ VALUES = [
 ]  # fmt: skip
 FORKING = {"workers", "processes", "threads", "jobs", "seeds"}  # a great number of these would be begun
 OWN_NUMBERS = ["queries=0", "queries=-1", "queries=1.5", "depth=0", "depth=2.5", "heads=0", "dropout=2",
-               "dropout=nan", "depth=" + "(" * 300, "condition=5", "feed_forward=0", "=", "x=1", "queries=[1]"]  # fmt: skip
+               "dropout=nan", "depth=" + "(" * 300, "condition=5", "feed_forward=0", "=", "queries=[1]"]  # fmt: skip
 
 
 class Case(NamedTuple):

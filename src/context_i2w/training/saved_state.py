@@ -1,4 +1,4 @@
-"""Whether the training state of a checkpoint, which anybody may have made, fits the trainer that is to go on from it."""
+"""Whether the training state of a checkpoint, which anybody may have made, fits the trainer that goes on from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPE = {
         "broken": {str: int},
         "scaler": {},
         "objective?": {},
-        "optimizer": {"state": {}, "param_groups": [{}]},
+        "optimizer": {"state": {}, "param_groups": [{"params": [int]}]},
     },
 }
 
@@ -43,7 +43,7 @@ def unlike(saved: Any, trainer: Trainer) -> str | None:
 
 def _optimizer_fault(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> str | None:
     groups, now = saved["param_groups"], optimizer.state_dict()["param_groups"]
-    if [group.get("params") for group in groups] != [group["params"] for group in now]:
+    if [group["params"] for group in groups] != [group["params"] for group in now]:
         return "optimizer: other parameters"
     for number, (group, own) in enumerate(zip(groups, now)):
         both = {key: own[key] for key in own if key in group}  # versions of torch differ in what they keep
