@@ -3,7 +3,6 @@
 import time
 
 import pytest
-
 from tests.fuzz.cases import World
 from tests.fuzz.run import drawn, judged
 
