@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from context_i2w.distributed import Process, gather_objects, gather_with_gradient, join, launch, leave
+from context_i2w.distributed import Process, device_named, gather_objects, gather_with_gradient, join, launch, leave
 from context_i2w.errors import UserError
 
 
@@ -73,3 +73,32 @@ def test_a_signal_to_the_launcher_reaches_the_processes(tmp_path):
 
     threading.Thread(target=interrupt, daemon=True).start()
     assert launch(wait_for_signal, 2, str(tmp_path)) == "SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 but no RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "but no MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
+        ({"RANK": "3"}, "RANK=3"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1"),
+    ],
+)
+def test_an_environment_that_names_half_of_a_launch_is_refused(monkeypatch, environment, said):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        join("cpu")
+
+
+@pytest.mark.parametrize("name", ["x", "", " ", "cuda:99", "1.5", "a" * 5000, "\udc80"])
+def test_a_device_that_is_not_there_is_one_short_line(name):
+    with pytest.raises(UserError) as error:
+        device_named(name)
+    assert str(error.value).startswith("--device ")
+    assert len(str(error.value)) < 500
+    assert "\n" not in str(error.value)

@@ -16,7 +16,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, one_line
+from context_i2w.files import shown
 
 FAILURES = (ProcessRaisedException, ProcessExitedException)
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
@@ -40,18 +41,37 @@ def join(device: str | None = None) -> Process:
     """This process, in its process group if torchrun, SLURM or `launch` started several.
 
     device: what the user asked for; None takes the process's own GPU where there is one, else the CPU.
+    Raises UserError for a device that is not there, and an environment that names processes but not this one's place.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    rank, local_rank = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))
-    if device is None:
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    world, rank, local_rank = _place()
+    chosen = device_named(device or (f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world > 1:  # others may wait for hours while the first process caches features
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(days=1))
     return Process(rank, world, chosen)
+
+
+def device_named(name: str) -> torch.device:
+    """Raises UserError if this machine has no such device."""
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"--device {shown(name)}: {one_line(error).partition('. ')[0][:300]}") from None
+
+
+def _place() -> tuple[int, int, int]:
+    """(world, rank, local rank) of a launcher's environment; (1, 0, 0) without. Raises UserError if half is told."""
+    names = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+    told = {name: os.environ.get(name, default) for name, default in names.items()}
+    world, rank, local = (int(told[name]) if told[name].isdecimal() else -1 for name in names)
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world > 1 and name not in os.environ]
+    if missing or not 0 <= rank < world or local < 0:
+        values = ", ".join(f"{name}={shown(value)}" for name, value in told.items() if name in os.environ)
+        lacks = f" but no {', '.join(missing)}" if missing else ""
+        raise UserError(f"the environment has {values}{lacks}; start with torchrun, or unset WORLD_SIZE and RANK")
+    return world, rank, local
 
 
 def leave() -> None:

@@ -19,7 +19,7 @@ def one_line(error: Exception, most: int = 1000) -> str:
 
 
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
-    """Wraps a `main`: a UserError, or what the system refuses, is one line on stderr and exit status 2."""
+    """Wraps a `main`: a UserError, or what the system refuses, is one line on stderr and status 2; Ctrl-C 130."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
@@ -28,5 +28,8 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
         except (UserError, OSError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            sys.exit(130)
 
     return wrapped

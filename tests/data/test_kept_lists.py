@@ -66,3 +66,15 @@ def test_without_a_cache_folder_it_stays_in_memory(long_list, tmp_path, capsys):
     assert len(opened()) == len(opened()) == 300
     assert read == [1, 1]
     assert "CONTEXT_I2W_CACHE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bytes.npy", "ends.npy"])
+def test_a_flipped_bit_in_what_is_kept_is_noticed(long_list, tmp_path, name):
+    _, opened, read = long_list
+    first = rows_of(opened())
+    kept = next((tmp_path / "cache").rglob(name))
+    content = bytearray(kept.read_bytes())
+    content[-5] ^= 1
+    kept.write_bytes(content)
+    assert rows_of(opened()) == first
+    assert read == [1, 1]

@@ -341,3 +341,46 @@ def test_prompts_are_the_benchmarks(retriever, photos):
     caption = "is <|replace|> {odd}"
     assert parse_query("is {odd}", 1).text == fill("a photo of [*] , {caption}", caption="is {odd}")
     assert fill("{caption}", caption=caption) == caption
+
+
+@pytest.mark.parametrize(
+    ("reference", "description", "k", "said"),
+    [
+        (None, "is blue", 5, "not a builtins.NoneType"),
+        (np.zeros((8, 8, 3), np.uint8), "is blue", 5, "Image.fromarray"),
+        (["p0.png", None], "[*1] and [*2]", 5, "not a builtins.NoneType"),
+        ("p0.png", None, 5, "None: a description is expected"),
+        ("p0.png", 5, 5, "5: a description is expected"),
+        ("p0.png", ["is blue", 3], 5, "a description is expected"),
+        ("p0.png", "is blue", 2.5, "k=2.5"),
+        ("p0.png", "is blue", True, "k=True"),
+        ("p0.png", "is blue", None, "k=None"),
+        ("p0.png", "is blue", 0, "k=0"),
+        ("p0.png", "is \ud800", 5, ""),
+        ("a\0b", "is blue", 5, ""),
+        ("", "is blue", 5, ""),
+        (float("nan"), "is blue", 5, "not a builtins.float"),
+    ],
+)
+def test_misuse_is_one_line(index_of, photos, reference, description, k, said):
+    reference = photos / reference if reference == "p0.png" else reference
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        index_of(photos).search(reference, description, k)
+    assert "\n" not in str(error.value)
+
+
+def test_numpy_counts_and_no_descriptions_are_fine(index_of, photos):
+    index = index_of(photos)
+    assert len(index.search(photos / "p0.png", "is blue", np.int64(3))) == 3
+    assert index.search(photos / "p0.png", []) == []
+
+
+def test_the_toy_clip_warns_before_it_indexes_photographs(photos, tmp_path, capsys):
+    toy = Retriever.load("checkpoints/toy/context-i2w", device="cpu")
+    toy.index(photos, tmp_path / "cache")
+    assert capsys.readouterr().err.count("the toy CLIP knows drawn pictures") == 1
+    toy.index(photos, tmp_path / "cache")  # nothing is encoded
+    assert "toy CLIP" not in capsys.readouterr().err
+    (photos.parent / "toy_world.json").write_text("{}")
+    toy.index(photos, tmp_path / "other")
+    assert "toy CLIP" not in capsys.readouterr().err

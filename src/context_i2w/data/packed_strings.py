@@ -1,9 +1,12 @@
 """Many strings in two arrays: millions of rows that processes share without copying them, on disk too."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
+from context_i2w.files import checksum
 
 
 class Strings:
@@ -17,17 +20,23 @@ class Strings:
 
     @classmethod
     def mapped(cls, folder: Path) -> "Strings":
-        """What `write` left in a folder, in memory that all processes share. Raises ValueError if it is cut short."""
+        """What `write` left in a folder, in memory that all processes share. Raises ValueError if it is damaged."""
         self = cls(())
         self._ends, self._bytes = (np.load(folder / name, mmap_mode="r") for name in ("ends.npy", "bytes.npy"))
-        if len(self._bytes) != (self._ends[-1] if len(self._ends) else 0):
-            raise ValueError(f"{folder}: cut short")
+        if np.load(folder / "sums.npy").tolist() != self._sums():
+            raise ValueError(f"{folder}: damaged")
         return self
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        np.save(folder / "ends.npy", self._ends)
-        np.save(folder / "bytes.npy", self._bytes)
+        for name, array in (("ends.npy", self._ends), ("bytes.npy", self._bytes), ("sums.npy", self._sums())):
+            with open(folder / name, "wb") as file:
+                np.save(file, array)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _sums(self) -> list[int]:
+        return [checksum(array) if len(array) else 0 for array in (self._ends, self._bytes)]
 
     def __len__(self) -> int:
         return len(self._ends)

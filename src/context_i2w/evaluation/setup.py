@@ -12,6 +12,7 @@ import torch
 from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import checkpoint_to_resume, find_checkpoint, newest_checkpoint, shipped_checkpoints
 from context_i2w.checkpoints.shared import WEIGHTS
+from context_i2w.distributed import device_named
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, ONLY
 from context_i2w.model.clip import FrozenCLIP
@@ -43,13 +44,7 @@ def choose_device(gpu: int | None, device: str | None) -> torch.device:
         if not 0 <= gpu < count:
             raise UserError(f"--gpu {gpu}: the GPUs are numbered 0 to {count - 1}")
         return torch.device("cuda", gpu)
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    return device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:

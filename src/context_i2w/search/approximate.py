@@ -49,7 +49,7 @@ def build(features: np.ndarray, options: ApproximateOptions) -> Any:
             index.train(_sample(features, options.training, options.seed))
         for start in range(0, len(features), BLOCK):
             index.add(np.ascontiguousarray(features[start : start + BLOCK]))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # a TypeError for text that is not UTF-8
         raise UserError(f"FAISS refuses {options.factory!r} for {features.shape}: {_reason(error)}") from None
     set_parameters(index, options)
     return index
@@ -59,7 +59,7 @@ def set_parameters(index: Any, options: ApproximateOptions) -> None:
     if options.parameters:
         try:
             _faiss().ParameterSpace().set_index_parameters(index, options.parameters)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise UserError(f"FAISS refuses {options.parameters!r}: {_reason(error)}") from None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from context_i2w.errors import UserError
-from context_i2w.files import read_json, write_text
+from context_i2w.files import read_json, shown, write_text
 from context_i2w.model.images import BrokenImage
 from context_i2w.search import approximate
 from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
@@ -84,7 +84,10 @@ class Index:
         Raises UserError for a reference that can't be read, or placeholders that do not match the references.
         """
         single = isinstance(description, str)
-        descriptions = [description] if single else list(description)
+        descriptions = [description] if single else _texts(description)
+        _check_count(k)
+        if not descriptions:
+            return []
         references = [_as_list(reference)] if single else _per_query(reference, len(descriptions))
         features = self._query_features(references, descriptions, method)
         hide = [[] if keep_reference else self._rows_of(group) for group in references]
@@ -95,8 +98,7 @@ class Index:
         self, queries: Tensor, k: int = 10, hidden: Sequence[Sequence[int]] | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """Hits of unit query features [Q, E]; hidden: rows of the gallery that each query must not find."""
-        if k < 1:
-            raise UserError(f"k={k}: at least one result has to be asked for")
+        _check_count(k)
         hidden = hidden or [()] * len(queries)
         count = min(k + max(map(len, hidden), default=0), len(self))
         if self._approximate is None or exact:
@@ -184,8 +186,27 @@ class Index:
         return rows
 
 
+def _check_count(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise UserError(f"k={k!r}: a whole number of results is expected")
+    if k < 1:
+        raise UserError(f"k={k}: at least one result has to be asked for")
+
+
+def _texts(description: Sequence[str]) -> list[str]:
+    if not isinstance(description, list | tuple) or not all(isinstance(text, str) for text in description):
+        raise UserError(f"{shown(repr(description))}: a description is expected, or a list of them")
+    return list(description)
+
+
 def _as_list(reference: References) -> list[Picture]:
-    return list(reference) if isinstance(reference, list | tuple) else [reference]
+    pictures = list(reference) if isinstance(reference, list | tuple) else [reference]
+    for picture in pictures:
+        if not isinstance(picture, Picture):
+            kind = f"{type(picture).__module__}.{type(picture).__name__}"
+            remedy = "Image.fromarray makes one of a NumPy array" if isinstance(picture, np.ndarray) else "not None"
+            raise UserError(f"a reference is a file's path or a PIL image, not a {kind}; {remedy}")
+    return pictures
 
 
 def _per_query(reference: References, queries: int) -> list[list[Picture]]:

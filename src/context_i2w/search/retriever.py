@@ -23,8 +23,9 @@ from context_i2w.checkpoints.find import find_checkpoint
 from context_i2w.checkpoints.shared import clip_reference, save_pretrained
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions, precision_of
-from context_i2w.files import cache_folder
+from context_i2w.files import cache_folder, note
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
+from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.model.extensions import name_of
 from context_i2w.model.images import BrokenImage
 from context_i2w.model.mappers import Mapper
@@ -38,6 +39,7 @@ from context_i2w.search.pictures import Picture, PicturePreparation
 from context_i2w.search.query import Query, check_length, parse_query
 from context_i2w.search.store import Store
 from context_i2w.search.thumbnails import Thumbnails
+from context_i2w.toy_world.world import is_toy_world
 
 
 class Retriever:
@@ -99,6 +101,10 @@ class Retriever:
         """
         files = folder if isinstance(folder, Files) else files_of_folder(folder)
         store = Store(self._store_folder(files, cache), self.clip.sizes.embed_dim)
+        if self.clip.name == TOY_MODEL and not store.is_complete(files.states) and not is_toy_world(files.root):
+            note(
+                f"{files.root}: the toy CLIP knows drawn pictures of 48 pixels and 64 words; take a ViT-L/14 for others"
+            )
         small = Thumbnails(store.folder / "thumbnails") if thumbnails else None
         bring_up_to_date(store, files, self.clip, options or EncodingOptions(), small)
         report_broken(store, files)

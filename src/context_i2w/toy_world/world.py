@@ -50,6 +50,12 @@ def make_toy_world(
     return root
 
 
+def is_toy_world(folder: Path) -> bool:
+    """Whether a folder is in a toy world, or the root of one."""
+    folder = folder.resolve()
+    return any((parent / STAMP).is_file() for parent in (folder, *folder.parents))
+
+
 def _write_all(folder: Path, seed: int, sizes: Sizes, workers: int | None) -> None:
     folder.mkdir()
     write_pairs(folder, seed, sizes, workers)

@@ -6,7 +6,6 @@ Imports nothing that takes time: `--help` reads it.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from context_i2w.command_line import (
 )
 from context_i2w.data.options import DataOptions
 from context_i2w.errors import UserError
+from context_i2w.files import read_json
 from context_i2w.model.extensions import find_class
 from context_i2w.model.options import MAPPER_OPTIONS, MAPPERS
 
@@ -220,7 +220,9 @@ def _settings_of_run(resume: str | None, logs: str) -> dict[str, Any] | None:
     config = checkpoint_to_resume(resume, Path(logs)).parent.parent / CONFIG
     if not config.is_file():
         return None
-    if "columns" in json.loads(config.read_text(encoding="utf-8")):  # of a run before settings had one flat form
+    if "columns" in read_json(
+        config, {}, "resume from the checkpoint's file, outside its run"
+    ):  # of a run before settings had one flat form
         return None
     here = {"resume", "name", "logs", "device", "processes", "trust_code"}
     return {key: value for key, value in read_config(config, RunSettings).items() if key not in here}

@@ -28,7 +28,7 @@ from context_i2w.model.extensions import find_class
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.training.facts import about, announce
-from context_i2w.training.objective import Objective
+from context_i2w.training.objective import TRAINING_PROMPT, Objective
 from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings, as_config
 from context_i2w.training.periodic_evaluation import PeriodicEvaluation
 from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
@@ -219,6 +219,9 @@ class _Run:
             scalars["broken_pairs"] = sum(state.broken.values())
             reasons = ", ".join(f"{kind}: {count}" for kind, count in state.broken.most_common(8))
             tqdm.write(f"epoch {state.epoch}: {scalars['broken_pairs']} broken pairs so far ({reasons})", sys.stderr)
+        if state.epoch == 1 and self.trainer.without_place and self.settings.train.training_text != "published":
+            count, kind = self.trainer.without_place, "have no placeholder among the tokens that CLIP reads"
+            tqdm.write(f"{count} masked captions of this process {kind}; they train on {TRAINING_PROMPT!r}", sys.stderr)
         self.folder.log(state.step, **scalars)
         if state.epoch % frequency == 0 or self.trainer.finished:
             self._save(state.epoch)

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from context_i2w.checkpoints.files import save_atomically
 from context_i2w.checkpoints.find import LAST
 from context_i2w.errors import UserError
+from context_i2w.files import atomic_path, write_text
 from context_i2w.training.options import CONFIG
 
 
@@ -30,7 +31,7 @@ class RunFolder:
         self.lock = _lock(path)
         self._forget_after(resumed_step or 0)
         if resumed_step is None:
-            (path / CONFIG).write_text(json.dumps(config, indent=2, default=str) + "\n")
+            write_text(path / CONFIG, json.dumps(config, indent=2, default=str) + "\n")
         self.metrics = open(path / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115 (open for the whole run)
         self.writer = SummaryWriter(str(path), purge_step=resumed_step)
         self.tracker = open_wandb(wandb, path, config) if wandb else None
@@ -67,20 +68,19 @@ class RunFolder:
 
     def _link_last(self, path: Path) -> None:
         """last.pt becomes another name of the same file: no second copy on disk."""
-        temporary = self.checkpoints / f".{LAST}.tmp"
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(path, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(path, temporary)
-        os.replace(temporary, self.checkpoints / LAST)
+        with atomic_path(self.checkpoints / LAST) as temporary:
+            temporary.unlink()
+            try:
+                os.link(path, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, temporary)
 
     def _forget_after(self, step: int) -> None:
         """Drops the lines of steps that will be run again."""
         path = self.path / "metrics.jsonl"
         if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if _step(line) <= step]
-            path.write_text("".join(line + "\n" for line in lines))
+            lines = [line for line in path.read_text(errors="replace").splitlines() if _step(line) <= step]
+            write_text(path, "".join(line + "\n" for line in lines))
 
 
 def open_wandb(project: str, path: Path, config: Mapping[str, Any]) -> Any:
@@ -140,6 +140,6 @@ def _epoch(path: Path) -> int:
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):  # cut off in the middle by a kill
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):  # cut off in the middle by a kill, or damaged
         return float("inf")

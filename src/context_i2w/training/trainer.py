@@ -17,10 +17,11 @@ from context_i2w.distributed import Process, gather_objects, gather_with_gradien
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.mappers import Mapper
-from context_i2w.model.prompts import Tokenizer, template
+from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template
 from context_i2w.training.objective import Contrastive, Objective
 from context_i2w.training.optimiser import learning_rate, make_optimizer, set_learning_rate
 from context_i2w.training.options import OptimOptions, TrainOptions
+from context_i2w.training.saved_state import unlike
 
 FEW_PAIRS = 1000  # the share of broken ones is judged from so many on, or at the end of an epoch
 
@@ -73,6 +74,7 @@ class Trainer:
         self.objective = objective.to(self.process.device)
         self.state, self.max_broken = TrainState(), max_broken
         self.newly_broken: Counter = Counter()  # of this process alone, not shared yet
+        self.without_place = 0  # pairs whose caption has no placeholder among the tokens that CLIP reads
         self.epoch_loss = 0.0  # mean over the last epoch's steps
         self.optimizer = make_optimizer(mapper, optim, self.objective)
         self.total_steps = options.steps or options.epochs * source.batches
@@ -123,6 +125,7 @@ class Trainer:
         """
         state = self.state
         self.newly_broken.update(kind for _, kind in batch.broken)
+        self.without_place += int((batch.condition_ids != PLACEHOLDER_ID).all(dim=1).sum())
         rate = learning_rate(state.step, self.optim.lr, self.optim.warmup, self.total_steps, self.optim.schedule)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
@@ -185,12 +188,14 @@ class Trainer:
     def restore(self, saved: dict[str, Any]) -> None:
         """Goes on where `saved` was made; the mapper's weights are loaded by the caller.
 
-        Raises UserError if data order or schedule would differ from the run that was saved.
+        Raises UserError if it is damaged, or data order or schedule would differ from the run that was saved.
         """
+        if fault := unlike(saved, self):
+            raise UserError(f"the checkpoint to resume is damaged ({fault}); resume from another one")
         now = {"order": self.source.order, "global_batch": self.global_batch}
         now |= {"total_steps": self.total_steps, "seed": self.options.seed}
         for name, value in now.items():
-            if saved[name] != value:
+            if type(saved[name]) is not type(value) or saved[name] != value:
                 raise UserError(
                     f"the checkpoint to resume was trained with {name} {saved[name]}, now it is {value}; "
                     "give the same data, --epochs, --seed, and --batch-size times processes"
