@@ -5,6 +5,11 @@ from context_i2w import Retriever
 
 import importlib
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from context_i2w.checkpoints.shared import from_pretrained, save_pretrained
+    from context_i2w.search.retriever import Retriever
 
 __version__ = "0.1.0"
 

@@ -22,7 +22,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -53,7 +53,7 @@ def option(
     flag: str | None = None,
     also: tuple[str, ...] = (),
     metavar: str | None = None,
-    choices: Sequence[Any] | None = None,
+    choices: Collection[Any] | None = None,
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
@@ -152,7 +152,7 @@ def build(options: type[T], values: Mapping[str, Any]) -> T:
     """The (nested) options from a flat mapping of fields; defaults for the rest. Raises OptionError."""
     own = {}
     for spec, kind, key in _fields(options):
-        if is_dataclass(kind):
+        if _is_nested(kind):
             own[spec.name] = build(kind, values)
         elif key in values:
             own[spec.name] = _of_kind(values[key], kind)
@@ -217,7 +217,7 @@ def options_from(options: type[T], values: Any, origin: str) -> T:
     """A mapper's or an objective's own options from a plain mapping. Raises UserError that begins with `origin`."""
     if not isinstance(values, Mapping):
         raise UserError(f"{origin}: options are expected, not {values!r}")
-    known = [spec.name for spec in fields(options)]
+    known = [spec.name for spec in fields(typing.cast(type, options))]
     if unknown := [str(name) for name in values if name not in known]:
         raise UserError(f"{origin} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
     try:
@@ -350,10 +350,14 @@ class _Leaf(typing.NamedTuple):
 
 def _leaves(options: type, title: str | None = None) -> Iterator[_Leaf]:
     for spec, kind, key in _fields(options):
-        if is_dataclass(kind):
+        if _is_nested(kind):
             yield from _leaves(kind, spec.metadata.get("title") or title)
         else:
             yield _Leaf(spec, kind, key, title)
+
+
+def _is_nested(kind: Any) -> bool:
+    return is_dataclass(kind)
 
 
 def _fields(options: type) -> list[tuple[dataclasses.Field, Any, str]]:
@@ -368,7 +372,7 @@ def key_of(spec: dataclasses.Field) -> str:
 
 
 def _default(spec: dataclasses.Field) -> Any:
-    return spec.default if spec.default is not dataclasses.MISSING else spec.default_factory()
+    return spec.default if spec.default_factory is dataclasses.MISSING else spec.default_factory()
 
 
 def _hyphens(word: str) -> str:

@@ -20,7 +20,7 @@ from context_i2w.errors import UserError
 try:
     import fcntl
 except ImportError:  # Windows: two writers at the same time are then not noticed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 _CHUNK = 1 << 24  # bytes that one thread sums
 _THREADS = min(os.cpu_count() or 1, 8)

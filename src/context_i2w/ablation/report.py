@@ -1,5 +1,6 @@
 """A grid's results for people: Markdown tables and a plot for each task."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -33,9 +34,9 @@ def markdown(grid: Grid, rows: Mapping[str, RowResult], compared: Sequence, comm
     if compared:
         parts += ["## Between rows", comparison_table(grid, rows, compared), _NOT_MARKED]
     parts += ["## Effort and options", effort_table(grid, rows), "## More metrics", metric_table(grid, rows)]
-    chosen = [name for name, row in rows.items() if row.chosen_from]
+    chosen = {name: row.chosen_from for name, row in rows.items() if row.chosen_from}
     if chosen:
-        parts += ["## Chosen on dev", *(_choice(name, rows[name]) for name in chosen)]
+        parts += ["## Chosen on dev", *itertools.starmap(_choice, chosen.items())]
     return "\n\n".join([*parts, grid.note] if grid.note else parts) + "\n"
 
 
@@ -57,8 +58,10 @@ def difference_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
 def effort_table(grid: Grid, rows: Mapping[str, RowResult]) -> str:
     table = [["row", "parameters", "MFLOP", "training loss", "seconds", "options of src/main.py"]]
     lines = grid.lines()
-    trained = {lines[name][0]: row for name, row in rows.items() if lines[name][0]}
+    trained = {run: row for name, row in rows.items() if (run := lines[name][0])}
     for name, row in trained.items():
+        assert row.parameters is not None  # it was trained
+        assert row.forward_flop is not None
         count, work = f"{row.parameters / 1e6:.2f} M", f"{row.forward_flop / 1e6:.1f}"
         options = f"`{row.options}`" if row.options else ""
         table.append([name, count, work, f"{row.loss:.4f}", f"{row.seconds:.0f}", options])
@@ -93,7 +96,7 @@ def plot(grid: Grid, rows: Mapping[str, RowResult], task: str, path: Path) -> No
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.26 * len(rows)), layout="constrained")
     for place, (name, row) in enumerate(reversed([*rows.items()])):
         cell = row.tasks[task]
-        colour = BASELINE if row.parameters is None else FULL if name == grid.full else COLOURS[cell.difference.mark]
+        colour = BASELINE if row.parameters is None else FULL if name == grid.full else COLOURS[_mark(cell)]
         axes.plot([cell.low, cell.high], [place, place], color=colour, linewidth=2, alpha=0.5)
         axes.plot(cell.seeds, [place] * len(cell.seeds), ".", color=colour, markersize=3, alpha=0.6)
         axes.plot(cell.mean, place, "o", color=colour, markersize=5)
@@ -123,22 +126,27 @@ def _legend(grid: Grid) -> str:
     )
 
 
-def _choice(name: str, row: RowResult) -> str:
-    found = ", ".join(f"`{options}` {mean:.2f}" for options, mean in row.chosen_from.items())
-    best = max(row.chosen_from, key=row.chosen_from.__getitem__)
+def _choice(name: str, candidates: Mapping[str, float]) -> str:
+    found = ", ".join(f"`{options}` {mean:.2f}" for options, mean in candidates.items())
+    best = max(candidates, key=candidates.__getitem__)
     return f"{name}: `{best}`, by the mean over the tasks on dev ({found})."
 
 
+def _mark(cell: TaskScore) -> str:
+    return cell.difference.mark if cell.difference else ""
+
+
 def _cell(cell: TaskScore) -> str:
-    mark = MARKS[cell.difference.mark] if cell.difference else ""
-    return f"{_spread(cell.seeds)} [{cell.low:.1f}, {cell.high:.1f}] {mark}".strip()
+    return f"{_spread(cell.seeds)} [{cell.low:.1f}, {cell.high:.1f}] {MARKS[_mark(cell)]}".strip()
 
 
 def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _tested(tested: Tested) -> str:
+def _tested(tested: Tested | None) -> str:
+    if tested is None:
+        return ""
     found, p = tested.difference, tested.adjusted_p
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}] {shown} {MARKS[tested.mark]}".strip()

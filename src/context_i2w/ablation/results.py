@@ -128,10 +128,11 @@ def comparisons(
 
 def _other(entry: Comparison, rows: Mapping[str, RowResult]) -> str:
     """The line that a comparison is with."""
-    if entry.nearest is None:
+    nearest = entry.nearest
+    if nearest is None:
         return entry.against[0]
-    wanted = getattr(rows[entry.row], entry.nearest)
-    return min(entry.against, key=lambda name: abs(getattr(rows[name], entry.nearest) - wanted))
+    wanted = getattr(rows[entry.row], nearest)
+    return min(entry.against, key=lambda name: abs(getattr(rows[name], nearest) - wanted))
 
 
 def as_json(grid: Grid, rows: Mapping[str, RowResult], compared: list, command: str) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _train(run: Run) -> None:
     )
     if run.folder.exists() and not resume and not ended_before_its_first_checkpoint(run.folder):
         raise UserError(f"{run.folder}: in the way of a run; move it away")
-    command = ["python", "src/main.py", *run.options, "--logs", settings.folder.logs, "--name", settings.folder.name]
+    command = ["python", "src/main.py", *run.options, "--logs", str(run.folder.parent), "--name", run.folder.name]
     if train(settings, shlex.join(command)) is None:
         raise UserError("stopped; the same command goes on from here")
     (run.folder / FINISHED).write_text(json.dumps(_effort(run.folder / "metrics.jsonl", settings)) + "\n")

@@ -77,10 +77,10 @@ def read_list(path: Path) -> list[Row]:
     if not len(table):
         raise UserError(f"{path}: no rows; {REMEDY}")
     rows = zip(*(table.columns[column] for column in COLUMNS))
-    return [_row(*row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+    return [_row(f"{path}, row {number}", *row) for number, row in enumerate(rows, 1)]
 
 
-def _row(name: str, region: str, query_class: str, classes: str, where: str) -> Row:
+def _row(where: str, name: str, region: str, query_class: str, classes: str) -> Row:
     try:
         # Truncation may leave a thin object no pixel: its region is then black, as in the published code.
         x1, y1, x2, y2 = (int(float(value)) for value in region.split(";"))
@@ -104,7 +104,7 @@ def _group(rows: list[Row], masked: Path, images: Path, options: COCOOptions) ->
     targets = torch.arange(len(rows))
 
     def score(ranking: Ranking) -> dict[str, float]:
-        results = {}
+        results: dict[str, float] = {}
         for direction, prefix in ((ranking, ""), (ranking.reversed(), "reverse ")):
             ranks = direction.ranks(targets)
             measured = recall_at(ranks, CUTOFFS) | rank_statistics(ranks)

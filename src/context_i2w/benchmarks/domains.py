@@ -155,7 +155,8 @@ class _Finder:
     """Paths of a list as the files are spelled, blanks or underscores; a folder is listed once."""
 
     def __init__(self, folder: Path):
-        self.folder, self.spellings = folder, {}
+        self.folder = folder
+        self.spellings: dict[str, dict[str, str]] = {}  # of a folder
 
     def __call__(self, name: str) -> str:
         first, *parts = PurePosixPath(name).parts

@@ -70,7 +70,8 @@ def read_sets(data_root: str | os.PathLike) -> tuple[LabelledImages, LabelledIma
     folder = find_folders(data_root, FOLDERS, "ImageNet-R")[0]
     lists = [folder / QUERY_LIST, folder / TARGET_LIST]
     if all(path.is_file() for path in lists):
-        return *(_read_list(path, folder) for path in lists), "published lists"
+        queries, gallery = (_read_list(path, folder) for path in lists)
+        return queries, gallery, "published lists"
     return *_from_folders(folder), "folders"
 
 

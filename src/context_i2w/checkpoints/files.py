@@ -5,7 +5,7 @@ Everything is read with safe loading (`weights_only=True`).
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Checkpoint:
         Raises UserError if the file's CLIP is of other sizes than `model`, or the weights' hash differs.
         """
         if self.clip_state is not None:
-            return self._published_clip(model, device)
+            return self._published_clip(self.clip_state, model, device)
         reference = self.clip or CLIPReference(model or "", None)
         of_openai = self.source == "published" and reference.pretrained in ("openai", None)
         if of_openai and model is None and pretrained and Path(pretrained).is_file():
@@ -89,7 +89,8 @@ class Checkpoint:
     def build_mapper(self, sizes: CLIPSizes) -> Mapper:
         """The mapper in evaluation mode. Raises UserError naming tensors and shapes if it does not fit the CLIP."""
         mapper = self._new_mapper(sizes)
-        state, shown = self.mapper_state, str
+        state: State = self.mapper_state
+        shown: Callable[[str], str] = str
         if self.source == "published":
             state, shown = ours_from_published(state, list(mapper.state_dict())), published_name
         load_state(mapper, state, str(self.path), shown)
@@ -106,9 +107,9 @@ class Checkpoint:
             wanted = f"no {self.mapper_name} can be built with {shown(str(self.options), 300)}"
             raise UserError(f"{self.path}: {wanted} ({first_line(error)})") from None
 
-    def _published_clip(self, model: str | None, device) -> FrozenCLIP:
+    def _published_clip(self, state: State, model: str | None, device: str | torch.device) -> FrozenCLIP:
         name = f"CLIP of {self.path.name}"
-        clip = clip_from_openai_state(self.clip_state, name, device)
+        clip = clip_from_openai_state(state, name, device)
         if model is not None:
             asked = sizes_by_name(model)
             if asked != clip.sizes:

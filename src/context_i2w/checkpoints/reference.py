@@ -56,7 +56,7 @@ def read_reference(content: dict[str, Any], where: str) -> CLIPReference:
     """From values of CLIP_SHAPE. Raises UserError naming the entry that no CLIP of ours can have."""
     weights_hash, configuration = content.get("weights_hash"), content.get("configuration")
     if not re.fullmatch("[0-9a-f]*", weights_hash or ""):
-        raise UserError(f"{where}: clip.weights_hash is {shown(weights_hash)}, not a SHA-256")
+        raise UserError(f"{where}: clip.weights_hash is {shown(str(weights_hash))}, not a SHA-256")
     if configuration is not None:
         check_shape(configuration, _CONFIGURATION, f"{where}: clip.configuration")
         try:

@@ -31,7 +31,7 @@ _SHAPE = {"mapper": {"name": str, "options": {str: object}}, "clip": CLIP_SHAPE,
 
 
 def save_pretrained(
-    folder: str | Path,
+    folder: str | os.PathLike,
     mapper: Mapper,
     clip: CLIPReference,
     sizes: CLIPSizes,
@@ -64,7 +64,7 @@ def save_pretrained(
     return folder
 
 
-def from_pretrained(source: str | Path, revision: str | None = None, trust_code: bool = False) -> Checkpoint:
+def from_pretrained(source: str | os.PathLike, revision: str | None = None, trust_code: bool = False) -> Checkpoint:
     """The mapper of a folder of `save_pretrained`, or of the hub's "owner/name" (fetched once, then cached).
 
     trust_code: whether a mapper of somebody's own, whose code the folder holds or names, may be imported.
@@ -129,7 +129,7 @@ def _check_inside(clip: CLIPReference, folder: Path) -> None:
     """What somebody else wrote opens nothing outside its folder."""
     bare = clip.pretrained is None or os.path.basename(clip.pretrained) == clip.pretrained not in ("", ".", "..")
     if not bare or clip.model.startswith("local-dir:"):
-        named = clip.model if bare else clip.pretrained
+        named = clip.model if bare else str(clip.pretrained)
         raise UserError(f"{folder / CONFIG}: names {shown(named)}, which is no tag and no file of its own folder")
 
 

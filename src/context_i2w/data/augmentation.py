@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from context_i2w.model.fast_images import Picture
-    from context_i2w.model.images import Preparation
+    from context_i2w.model.images import Picture, Preparation
 
 # Those that turned hues or grey contradict.
 COLOUR = re.compile(
@@ -102,7 +101,7 @@ class TrainPreparation:
             return target
         from torchvision.transforms.functional import adjust_hue, rgb_to_grayscale
 
-        from context_i2w.model.fast_images import as_image
+        from context_i2w.model.images import as_image
 
         target = as_image(target).convert("RGB")
         if choice.random() < 0.5:
@@ -117,7 +116,9 @@ class TrainPreparation:
         return self.preparation.resized_part(image, crop_box(height, width, scale, random_numbers))
 
 
-def crop_box(height: int, width: int, scale: tuple[float, float], random_numbers: torch.Generator) -> tuple[int, ...]:
+def crop_box(
+    height: int, width: int, scale: tuple[float, float], random_numbers: torch.Generator
+) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random part: `scale` of the area, sides from 3 : 4 to 4 : 3.
 
     torchvision's RandomResizedCrop.get_params to the number, but without the process's own random numbers, which are

@@ -71,7 +71,7 @@ def read(rows: Dataset, workers: int, **options) -> Iterator[Any]:
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=forked,
-        worker_init_fn=ending and functools.partial(_decide_on_signals, ending),
+        worker_init_fn=functools.partial(_decide_on_signals, ending) if ending else None,
         **options,
     )
     try:

@@ -35,7 +35,8 @@ class Captions(Dataset):
 
     def __init__(self, path: str | Path, columns: ListColumns, masker: Masker, seed: int, context_length: int):
         self.captions, self.masker, self.seed = read_captions(Path(path), columns), masker, seed
-        self.context_length, self.kept = context_length, ()
+        self.context_length = context_length
+        self.kept: tuple[Tensor, ...] = ()
         if len(self.captions) <= FEW:
             self.kept = tuple(ids.int() for ids in self._masked(range(len(self.captions))))
 

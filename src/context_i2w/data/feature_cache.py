@@ -31,7 +31,8 @@ from context_i2w.data.options import CacheOptions
 from context_i2w.data.pairs import Batch, ImagePairs
 from context_i2w.data.record_store import VALID, RecordStore, read_key
 from context_i2w.files import file_state, note
-from context_i2w.model.clip import CLIPSizes, FrozenCLIP, ImageFeatures
+from context_i2w.model.backbones import CLIPSizes
+from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.prompts import mark_placeholders
 
 TOKEN_TYPES = {"fp16": np.float16, "int8": np.int8}
@@ -65,8 +66,7 @@ class FeatureCache(Dataset):
         self.pairs, self.images, self.captions, self.views = pairs, images, captions, views
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch:
-        epoch, rows = key
-        rows = np.asarray(rows)
+        epoch, rows = key[0], np.asarray(key[1])
         captions, images = self.captions.read(rows), self.images.read(epoch, rows)
         seen = self.views.read(epoch, rows) if self.views else images
         valid = (captions["state"] == VALID) & (images["state"] == VALID) & (seen["state"] == VALID)
@@ -97,7 +97,7 @@ class CachedImages:
     def read(self, epoch: int, rows: np.ndarray) -> np.ndarray:
         return self.store.read(rows + self.key.rows * (epoch % max(self.key.crops, 1)))
 
-    def features(self, records: Mapping[str, np.ndarray]) -> ImageFeatures:
+    def features(self, records: Mapping[str, np.ndarray] | np.ndarray) -> ImageFeatures:
         tokens = None
         if self.key.tokens:
             tokens = torch.from_numpy(records["tokens"])
@@ -157,7 +157,8 @@ class _RoundingError:
     """
 
     def __init__(self):
-        self.wrong = self.whole = 0.0  # sums of squares [W]
+        self.wrong: Tensor | float = 0.0  # sums of squares [W]
+        self.whole: Tensor | float = 0.0
 
     def add(self, tokens: Tensor, kept: Tensor) -> None:
         """tokens, kept [n, P, W]."""
@@ -166,7 +167,7 @@ class _RoundingError:
 
     def report(self, precision: str) -> None:
         """One line: the middle and the worst channel; a warning where the middle one is off by over 5 %."""
-        if isinstance(self.whole, float):
+        if isinstance(self.whole, float) or isinstance(self.wrong, float):
             return
         error = (self.wrong / self.whole.clamp(min=1e-30)).sqrt()
         middle, worst = error.median().item(), error.max().item()
@@ -225,8 +226,8 @@ def open_cache(
     key = _image_key(pairs, clip, options)
     if view.differs:
         whole = _with_tokens_if_there(replace(key, tokens=False, crops=0, seed=None), folder)
-        captions = pairs.pairs.masked if view.told else ()
-        views_key = replace(key, view=view, data_hash=_hash_of(key.data_hash, *captions))
+        told = pairs.pairs.masked if view.told else ()
+        views_key = replace(key, view=view, data_hash=_hash_of(key.data_hash, *told))
         views = CachedImages(
             folder / f"views-{_hash_of(asdict(views_key))}", pairs, views_key, pairs.prepare, clip.sizes
         )

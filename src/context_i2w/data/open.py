@@ -48,7 +48,7 @@ def check_data(options: DataOptions) -> None:
             check_list_exists(Path(data), option)
     if options.batches != "random" and not options.feature_cache:
         raise UserError("--batches similar goes by cached embeddings; give a list and --feature-cache DIR")
-    if options.feature_cache and is_shards(options.train_data):
+    if options.feature_cache and options.train_data and is_shards(options.train_data):
         raise UserError("--feature-cache works with a list, not with shards; leave it out or give the list")
 
 
@@ -57,10 +57,11 @@ def open_training(options: DataOptions, reader: Reader, masker: Masker | None = 
 
     Raises UserError if they can't be read.
     """
+    assert options.train_data is not None  # a run without it has ended before
     if masker:
         return _captions(options.train_data, "--train-data", options, reader, masker)
     if options.feature_cache:
-        return _cached(options, reader)
+        return _cached(options.train_data, options.feature_cache, options, reader)
     return _open(options.train_data, options, reader, crop=True)
 
 
@@ -98,15 +99,13 @@ def _open(data: str, options: DataOptions, reader: Reader, crop: bool) -> PairSo
     return ListSource(pairs, len(pairs.pairs), reader.batch_size, reader.seed, reader.process, options.workers)
 
 
-def _cached(options: DataOptions, reader: Reader) -> ListSource:
+def _cached(data: str, folder: str, options: DataOptions, reader: Reader) -> ListSource:
     """A list's features; the first process writes those that the folder lacks, the others wait."""
     cache_options, process = kept(options), reader.process
-    pairs = _pairs(options.train_data, replace(options, image_reader="exact"), reader, cache_options.crops > 0)
+    pairs = _pairs(data, replace(options, image_reader="exact"), reader, cache_options.crops > 0)
     if not process.is_first:
         barrier()
-    cache = open_cache(
-        options.feature_cache, pairs, reader.clip, cache_options, workers=options.workers, write=process.is_first
-    )
+    cache = open_cache(folder, pairs, reader.clip, cache_options, workers=options.workers, write=process.is_first)
     if process.is_first:
         barrier()
     order = None

@@ -1,7 +1,7 @@
 """Many strings in two arrays: millions of rows that processes share without copying them, on disk too."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from context_i2w.files import checksum
 
 
-class Strings:
+class Strings(Sequence[str]):
     """A fixed sequence of strings. Python's own objects would be copied page by page into each forked worker, as
     every look at one changes its reference count; arrays are not."""
 
@@ -41,13 +41,13 @@ class Strings:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, row: int) -> str:
+    def __getitem__(self, row: int) -> str:  # type: ignore[override]  # a row at a time, no slices
         row = range(len(self))[row]  # negative rows count from the end, others raise IndexError
         begin = self._ends[row - 1] if row else 0
         return self._bytes[begin : self._ends[row]].tobytes().decode("utf-8", "surrogatepass")
 
 
-class Paths:
+class Paths(Sequence[str]):
     """Names under a folder, as paths."""
 
     def __init__(self, folder: Path, names: Strings):
@@ -56,5 +56,5 @@ class Paths:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, row: int) -> str:
+    def __getitem__(self, row: int) -> str:  # type: ignore[override]  # as above
         return str(self.folder / self.names[row])

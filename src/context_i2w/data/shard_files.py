@@ -65,7 +65,9 @@ def members(archive: Iterable[tarfile.TarInfo]) -> Iterator[tuple[int, str, str,
     A sample is what shares a name up to its first dot, as WebDataset has it; an ending that comes again begins a
     sample of the same name. Hidden files are left out. Raises BrokenShard if a sample's files do not stand together.
     """
-    number, name, endings, firsts = -1, None, set(), {}
+    number, name = -1, None
+    endings: set[str] = set()
+    firsts: dict[str, str] = {}  # each sample's first ending
     for header in archive:
         if not header.isfile() or is_hidden(header.name):
             continue
@@ -138,9 +140,16 @@ def _read_once(shard: str, skip: int) -> Iterator[Sample]:
                     yield sample
                 sample, number = Sample(name, {}), this
             if number >= skip:
-                sample.members[ending] = archive.extractfile(header).read()
+                sample.members[ending] = read_member(archive, header)
         if sample.members:
             yield sample
+
+
+def read_member(archive: tarfile.TarFile, header: tarfile.TarInfo) -> bytes:
+    """The content of one of `members`."""
+    file = archive.extractfile(header)
+    assert file is not None  # only a folder or a device has no content, and `members` leaves them out
+    return file.read()
 
 
 @contextlib.contextmanager

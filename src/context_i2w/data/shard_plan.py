@@ -6,7 +6,7 @@ batch mixes samples of many shards, each lane is read front to back, and the ord
 the global batch and the seed: not on processes, workers or where a run was resumed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ class ShardPlan:
             order = np.random.default_rng((self.seed, epoch, lane, number)).permutation(end - begin)
             yield Block(list(self._pieces(shards, ends, lane * length + begin, lane * length + end)), order)
 
-    def _pieces(self, shards: Sequence[int], ends: np.ndarray, begin: int, end: int) -> Iterator[Piece]:
+    def _pieces(self, shards: np.ndarray, ends: np.ndarray, begin: int, end: int) -> Iterator[Piece]:
         number = int(np.searchsorted(ends, begin, side="right"))
         while begin < end:
             start = int(ends[number]) - self.sizes[shards[number]]

@@ -214,7 +214,8 @@ def _joined(parts: list[Batch], pin: bool) -> Batch:
 
 
 def _cat(parts: list[Tensor | None], pin: bool) -> Tensor | None:
-    if parts[0] is None:
+    there = [part for part in parts if part is not None]
+    if not there:
         return None
-    joined = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin)
-    return torch.cat(parts, out=joined)
+    joined = torch.empty(sum(map(len, there)), *there[0].shape[1:], dtype=there[0].dtype, pin_memory=pin)
+    return torch.cat(there, out=joined)

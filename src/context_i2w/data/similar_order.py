@@ -15,7 +15,7 @@ def similar_order(embeddings: Tensor, leaf: int, rng: np.random.Generator) -> np
     unit = unit - unit.mean(0)
     parts = [torch.from_numpy(rng.permutation(len(unit)))]
     while len(parts[0]) > leaf:
-        halves = []
+        halves: list[Tensor] = []
         for part in parts:
             direction = torch.from_numpy(rng.standard_normal(unit.shape[1])).float()
             ordered = part[(unit[part] @ direction).argsort(stable=True)]

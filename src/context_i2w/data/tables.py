@@ -68,10 +68,11 @@ def read_table(path: Path, separator: str | None = None, errors: str = "strict")
 
 def write_table(table: Table, target: Path) -> None:
     """Writes a text list with its header, quoted where `read_table` needs it, gzipped if the list was."""
-    opened = gzip.open if table.zipped else open
+    separator, opened = table.separator, gzip.open if table.zipped else open
+    assert separator is not None  # a Parquet file is no text list
     with opened(target, "wt", encoding="utf-8", newline="") as file:
         for row in itertools.chain([table.columns], zip(*table.columns.values(), strict=True)):
-            file.write(table.separator.join(_quoted(cell, table.separator) for cell in row) + "\n")
+            file.write(separator.join(_quoted(cell, separator) for cell in row) + "\n")
 
 
 def _quoted(cell: str, separator: str) -> str:

@@ -15,15 +15,14 @@ from context_i2w.demo.pictures import change_overlay, overlay
 from context_i2w.errors import UserError
 from context_i2w.model.attention import attention_maps
 from context_i2w.model.clip import ImageFeatures
-from context_i2w.model.fast_images import as_image
-from context_i2w.model.images import BrokenImage
+from context_i2w.model.images import BrokenImage, as_image
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.nearest_words import NearestWords
 from context_i2w.model.prompts import MARK, readable
-from context_i2w.model.queries import DEFAULTS, parse_method
+from context_i2w.model.queries import DEFAULTS, IMAGE_ALONE, parse_method
 from context_i2w.search.index import Hit, Index
 from context_i2w.search.pictures import Picture
-from context_i2w.search.query import IMAGE_ALONE, Query, parse_query, parse_text
+from context_i2w.search.query import Query, parse_query, parse_text
 from context_i2w.search.retriever import Retriever
 
 BASELINES = {"image": "image only", "text": "text only", "image+text": "image + text"}
@@ -99,7 +98,7 @@ class Engine:
         """
         try:
             image = as_image(self.retriever.preparation.read(picture))
-            crop = self.retriever.preparation.crop(image)
+            crop = as_image(self.retriever.preparation.crop(image))
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
         row = self.index.row(name) if name is not None and name in self.index else None
@@ -195,6 +194,7 @@ def heat_maps(retriever: Retriever, query: Query, look: Look, which: str = "") -
     """The selector's strength and each extractor query's attention, beside their change from `a photo of [*]`."""
     condition = torch.cat([retriever.condition(query), retriever.condition(parse_query(IMAGE_ALONE, 1))])
     twice = ImageFeatures(*(part.expand(2, *part.shape[1:]) for part in look.features))
+    assert isinstance(retriever.mapper, ContextI2W)  # the others have no maps
     maps = attention_maps(retriever.mapper, condition, twice)
     strength = maps.strength / maps.strength.mean(dim=-1, keepdim=True)
     attention = maps.queries * maps.queries.shape[-1]  # 1: an even share

@@ -26,7 +26,7 @@ from context_i2w.demo.engine import MIXES, Answer, Engine, Look, mixed
 from context_i2w.demo.gallery import shown
 from context_i2w.demo.pictures import data_uri
 from context_i2w.demo.web import Refused, Request, Response, Route, Server, as_json
-from context_i2w.model.images import BrokenImage
+from context_i2w.model.images import BrokenImage, as_image
 from context_i2w.model.queries import RECOMMENDED
 from context_i2w.search.index import Hit
 from context_i2w.search.pictures import HEIF, read_picture
@@ -99,7 +99,7 @@ class Demo:
         try:
             with Image.open(path) as image:
                 kind = SHOWN.get(image.format or "")
-            return ("image/" + kind, path.read_bytes()) if kind else ("image/jpeg", jpeg(read_picture(path)))
+            return ("image/" + kind, path.read_bytes()) if kind else ("image/jpeg", jpeg(as_image(read_picture(path))))
         except (OSError, BrokenImage):
             raise Refused(HTTPStatus.GONE, "this image can't be read any more") from None
 

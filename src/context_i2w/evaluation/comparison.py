@@ -74,8 +74,8 @@ def compare_all(
     for ours, theirs in pairs:
         for group in [name for name in first[ours] if name in second[theirs]]:
             queries = first[ours][group], second[theirs][group]
-            names = next(iter(queries[0].values())).scores
-            for metric in [name for name in names if metrics is None or name in metrics]:
+            measured = next(iter(queries[0].values())).scores
+            for metric in [name for name in measured if metrics is None or name in metrics]:
                 found.append((group, (ours, theirs), metric, len(queries[0]), *_paired(*queries, metric, group)))
     if not found:
         raise UserError("nothing to compare: no row, group and metric in common")
@@ -100,11 +100,11 @@ def _paired(
         raise UserError(f"{group}: the files hold other queries or metrics; evaluate the same benchmark and protocol")
     units = np.array([query.reference for query in first.values()])
     weights = np.full(len(units), 1 / len(units))
-    scores = [
+    ours, theirs = (
         Scores(np.array([[rows[key].scores[metric] for key in first]], dtype=float), weights, units)
         for rows in (first, second)
-    ]
+    )
     try:
-        return (scores[0].mean, scores[1].mean), paired_difference(*scores)
+        return (ours.mean, theirs.mean), paired_difference(ours, theirs)
     except ValueError as error:
         raise UserError(f"{group}: {error}") from None

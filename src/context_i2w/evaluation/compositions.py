@@ -86,7 +86,7 @@ class Composer:
         rows = torch.tensor([row for row, _ in words], device=device)
         condition = None
         if self.mapper.uses_condition:
-            condition = texts.features[[texts.conditions[text] for _, text in words]]
+            condition = texts.features[[texts.conditions[text] for _, text in words if text is not None]]
         tokens = seen.tokens[rows] if self.mapper.uses_tokens else None
         pseudo_words = self.mapper(condition, ImageFeatures(seen.embedding[rows], tokens))[word_of]
         prompts = [texts.prompts[job.prompt] for _, job in jobs]

@@ -144,6 +144,7 @@ def _vector(name: str, group: QueryGroup, encoded: Encoded, mapper: str | None) 
         return encoded.image_features[[encoded.images[source] for source in group.references]]
     if name == "text":
         return _mean_of(group.texts, encoded.texts, encoded.text_features)
+    assert mapper is not None  # the other vectors are a mapper's
     composer = encoded.composers[mapper]
     keys = [compositions(name, *query, composer.mapper) for query in zip(group.references, group.prompts)]
     return _mean_of(keys, composer.numbers, composer.features)

@@ -143,7 +143,9 @@ def parse_evaluation(argv: Sequence[str] | None, description: str) -> Evaluation
         return {}
 
     prog = "python src/eval_retrieval.py"
-    settings = parse(both, argv, prog=prog, description=description, recipe=remember, checked=_check).settings
+    settings: EvaluationSettings = parse(
+        both, argv, prog=prog, description=description, recipe=remember, checked=_check
+    ).settings
     return Evaluation(settings, {key: value for key, value in given.items() if key not in flat(settings)})
 
 

@@ -68,7 +68,8 @@ def _paste_top(sheet: Image.Image, group: QueryGroup, number: int, found: Sequen
 def _tile(source: ImageSource, hit: bool | None) -> Image.Image:
     image = open_image(source.path)
     if source.box is not None:
-        image = image.crop(tuple(map(round, source.box)))
+        left, top, right, bottom = map(round, source.box)
+        image = image.crop((left, top, right, bottom))
     tile = image.convert("RGB").resize((TILE, TILE), Image.Resampling.BICUBIC)
     if hit is not None:
         ImageDraw.Draw(tile).rectangle((0, 0, TILE - 1, TILE - 1), outline=HIT if hit else MISS, width=4 if hit else 1)

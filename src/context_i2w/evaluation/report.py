@@ -147,7 +147,7 @@ def _block(
     """Some of the metrics, one line per group and row."""
     body = []
     for group, rows in result.metrics.items():
-        shown = dict(rows)
+        shown: dict[str, Mapping[str, float]] = dict(rows)
         if any(name in ceilings.get(group, {}) for name in names):
             shown["(ceiling)"] = ceilings[group]
         label = "" if group == "all" else f"{group} "

@@ -81,7 +81,10 @@ class _Running:
         CIRR's test, which has no answers, only with --submission-dir.
         """
         out = self.settings.out
-        results, contents, absent, failed = {}, {}, {}, {}
+        results: dict[str, Result] = {}
+        contents: dict[str, Any] = {}
+        absent: dict[str, str] = {}
+        failed: dict[str, str] = {}
         for mode in [mode for mode in BENCHMARKS if mode != "cirr_test" or out.submission_dir]:
             try:
                 results[mode] = self.evaluate(self.load(mode))

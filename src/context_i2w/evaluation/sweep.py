@@ -88,7 +88,7 @@ def choice(scores: Scores, chosen_on: Mapping[str, Any]) -> dict[str, Any]:
         return max(methods, key=lambda m: scores[m][benchmark] if benchmark else mean(scores[m].values()))
 
     benchmarks = list(next(iter(scores.values())))
-    families = {
+    families: dict[str, dict[str, Any]] = {
         family: {"single": best(methods), "by_benchmark": {name: best(methods, name) for name in benchmarks}}
         for family, methods in FAMILIES.items()
     }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from context_i2w.model.clip import ImageFeatures
-from context_i2w.model.mappers import LAYER_NORM_EPS, ContextI2W
+from context_i2w.model.mappers import LAYER_NORM_EPS, ContextI2W, ExtractorBlock
 
 
 class AttentionMaps(NamedTuple):
@@ -37,6 +37,7 @@ def attention_maps(mapper: ContextI2W, condition: Tensor, image: ImageFeatures) 
         queries = mapper.extractor.queries.expand(len(rotated), -1, -1)
         layers = []
         for block in mapper.extractor.blocks:
+            assert isinstance(block, ExtractorBlock)
             weights = block.attention(block.query_norm(queries), standardised)  # [B, Q, H, P + Q]
             layers.append(weights[..., : rotated.shape[1]].mean(dim=2))
             queries = block(queries, standardised)

@@ -6,7 +6,7 @@ T text width (width of a word embedding), L text positions.
 
 import functools
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -25,7 +25,9 @@ class ImageFeatures(NamedTuple):
     """What one pass of the vision tower gives."""
 
     embedding: Tensor  # [B, E] not normalised
-    tokens: Tensor  # [B, N, V] output of the last block, before the final LayerNorm, class token first
+    # Tensor [B, N, V], the last block's output before the final LayerNorm, class token first; None only for mappers
+    # with `uses_tokens` False, so that the others need not ask.
+    tokens: Any
 
 
 class FrozenCLIP(nn.Module):
@@ -34,7 +36,16 @@ class FrozenCLIP(nn.Module):
     Gradients flow through the text tower to a pseudo-word token, never into a weight.
     """
 
-    def __init__(self, model: nn.Module, name: str):
+    visual: open_clip.transformer.VisionTransformer
+    token_embedding: nn.Embedding
+    positional_embedding: Tensor
+    transformer: open_clip.transformer.Transformer
+    text_projection: nn.Module | Tensor
+    logit_scale: Tensor
+    attn_mask: Tensor
+    known_words: Tensor | None
+
+    def __init__(self, model: open_clip.CLIP | open_clip.CustomTextCLIP, name: str):
         super().__init__()
         self.name = name
         self.visual = model.visual
@@ -149,7 +160,7 @@ class FrozenCLIP(nn.Module):
         They stay where they are: what is asked of ids in the CPU's memory does not wait for a GPU.
         """
         if self.known_words is not None:
-            self._check_known(ids)
+            self._check_known(ids, self.known_words)
         longest = int(ids.argmax(dim=1).max()) + 1
         return ids[:, :longest]
 
@@ -178,16 +189,16 @@ class FrozenCLIP(nn.Module):
         weight[missing] = 0
         return ~missing if missing.any() else None
 
-    def _check_known(self, ids: Tensor) -> None:
-        unknown = ids[~self.known_words.to(ids.device)[ids]]
+    def _check_known(self, ids: Tensor, known: Tensor) -> None:
+        unknown = ids[~known.to(ids.device)[ids]].unique().tolist()
         # Padding after the end token is id 0 ("!") and is never read.
-        unknown = [i for i in unknown.unique().tolist() if i != 0]
+        unknown = [i for i in unknown if i != 0]
         if unknown:
             tokenizer = Tokenizer()
             words = ", ".join(repr(tokenizer.decode([i])) for i in unknown[:8])
             raise UserError(f"{self.name} does not know {words}: its small vocabulary covers the toy world only")
 
-    def _check_supported(self, model: nn.Module, text: nn.Module) -> None:
+    def _check_supported(self, model: Any, text: Any) -> None:
         parts = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
         visual, pool = model.visual, getattr(model, "text_pool_type", getattr(text, "pool_type", None))
         plain = all(getattr(text, part, None) is not None for part in (*parts, "attn_mask"))

@@ -56,7 +56,7 @@ def load_clip(
     name = known_name(model or DEFAULT_MODEL)
     config = supported_config(name)
     is_tag = pretrained is None or open_clip.is_pretrained_cfg(name, pretrained)
-    path = Path(pretrained) if not is_tag and os.path.isfile(pretrained) else None
+    path = Path(pretrained) if pretrained and not is_tag and os.path.isfile(pretrained) else None
     if model is None and path:
         return _from_file_alone(path, configuration).to(device)
     if name == TOY_MODEL and pretrained in (None, "toy", "openai"):
@@ -68,7 +68,7 @@ def load_clip(
     elif not is_tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         raise UserError(
-            f"--pretrained {shown(pretrained, 300)}: neither a file nor a tag of {name} ({tags or 'it has none'})"
+            f"--pretrained {shown(str(pretrained), 300)}: neither a file nor a tag of {name} ({tags or 'it has none'})"
         )
     return FrozenCLIP(_create(name, pretrained), name).to(device)
 

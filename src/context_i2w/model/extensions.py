@@ -14,13 +14,14 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from context_i2w.errors import UserError
 
 
 def find_class(
-    name: str, known: Mapping[str, str], kind: str, trusted: bool = True, beside: Path | None = None
-) -> type:
+    name: str, known: Mapping[str, Any], kind: str, trusted: bool = True, beside: Path | None = None
+) -> type[Any]:
     """The class of that name.
 
     known: short name -> path of ours. kind: "mapper", …: what errors call it. trusted: whether a path may be imported.
@@ -73,7 +74,7 @@ def _source(module: str, beside: Path | None) -> Path | None:
 
 
 @functools.cache
-def _load(path: str, kind: str) -> type:
+def _load(path: str, kind: str) -> type[Any]:
     module, _, name = path.rpartition(":")
     try:
         found = _import_file(Path(module)) if module.endswith(".py") else _import_module(module)
@@ -93,6 +94,8 @@ def _import_file(path: Path):
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -14,17 +14,9 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from context_i2w.model.images import (
-    ImageSource,
-    Preparation,
-    check_pixels,
-    load,
-    open_header,
-    resized_size,
-)
+from context_i2w.model.images import ImageSource, Picture, Preparation, check_pixels, load, open_header, resized_size
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
-Picture = Image.Image | torch.Tensor  # a plain JPEG is [3, H, W] uint8, all else Pillow's
 
 
 class FastPreparation(Preparation):
@@ -35,7 +27,7 @@ class FastPreparation(Preparation):
         if content is None and os.path.isfile(path):
             content = Path(path).read_bytes()
         with open_header(path, content) as image:
-            if _is_plain_jpeg(image):
+            if content is not None and _is_plain_jpeg(image):
                 try:
                     return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
                 except RuntimeError:
@@ -44,9 +36,7 @@ class FastPreparation(Preparation):
 
     def square(self, image: Picture, source: ImageSource) -> Picture:
         plain = not (source.box or self.transform.deviation) and source.view == "centre"
-        if isinstance(image, torch.Tensor) and not plain:
-            image = as_image(image)
-        if not isinstance(image, torch.Tensor):
+        if not (plain and isinstance(image, torch.Tensor)):
             return super().square(image, source)
         height, width = image.shape[1:]
         size = resized_size(width, height, self.image_size)
@@ -62,13 +52,6 @@ class FastPreparation(Preparation):
 
 
 PREPARATIONS = {"exact": Preparation, "fast": FastPreparation}  # by the name of the option --image-reader
-
-
-def as_image(picture: Picture) -> Image.Image:
-    """Pillow's image of either kind."""
-    if isinstance(picture, torch.Tensor):
-        return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-    return picture
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:

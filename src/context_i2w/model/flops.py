@@ -15,8 +15,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from context_i2w.model.backbones import sizes_by_name
-from context_i2w.model.clip import CLIPSizes, ImageFeatures
+from context_i2w.model.backbones import CLIPSizes, sizes_by_name
+from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import ContextI2WOptions
 

@@ -14,7 +14,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +77,9 @@ class ImageTransform(NamedTuple):
         return f"{RESIZE_MODES[self.resize_mode]}, {self.interpolation}"
 
 
+Picture = Image.Image | torch.Tensor  # the fast reader's plain JPEG is [3, H, W] uint8, all else Pillow's
+
+
 class BrokenImage(Exception):
     """A file that is missing, can't be decoded or is too large; `path` and `reason` say which and why."""
 
@@ -134,7 +137,7 @@ def check_pixels(path: str, width: int, height: int) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, (IsADirectoryError, PermissionError)):
-        return error.strerror
+        return str(error.strerror)
     text = str(error).splitlines()[0] if str(error) else ""
     return "not an image that can be decoded" + (f" ({text})" if text and "cannot identify" not in text else "")
 
@@ -147,7 +150,7 @@ class Preparation:
     does the same faster and nearly the same.
     """
 
-    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], *more: str | int):
+    def __init__(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], *more: Any):
         self.image_size = int(image_size)
         self.mean = tuple(float(m) for m in mean)
         self.std = tuple(float(s) for s in std)
@@ -166,11 +169,12 @@ class Preparation:
         except (ValueError, OSError, MemoryError, ZeroDivisionError) as error:
             raise BrokenImage(source.path, _reason(error)) from None
 
-    def open(self, path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
+    def open(self, path: str | os.PathLike, content: bytes | None = None) -> Picture:
         return open_image(path, content)
 
-    def square(self, image: Image.Image, source: ImageSource) -> Image.Image:
+    def square(self, image: Picture, source: ImageSource) -> Picture:
         """The S x S image of a source, still in the file's own mode."""
+        image = as_image(image)
         if source.box is not None:
             image = image.crop(_inside(source.box, image) if source.view == "black-square" else source.box)
         if source.view == "square":
@@ -194,17 +198,24 @@ class Preparation:
         check_pixels(path, *resized_size(*image.size, size))
         return centre_crop(resize_shorter_side(image, size, resample), size, rounded)
 
-    def resized_part(self, image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    def resized_part(self, image: Picture, box: tuple[int, int, int, int]) -> Picture:
         """The part of an image at top, left, height, width as S x S pixels."""
         top, left, height, width = box
-        part = image.crop((left, top, left + width, top + height))
+        part = as_image(image).crop((left, top, left + width, top + height))
         return part.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
 
-    def normalised(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
+    def normalised(self, image: Picture) -> torch.Tensor:
         return normalised(as_bytes(image), self.mean, self.std)
 
 
-def as_bytes(image: Image.Image | torch.Tensor) -> torch.Tensor:
+def as_image(picture: Picture) -> Image.Image:
+    """Pillow's image of either kind."""
+    if isinstance(picture, torch.Tensor):
+        return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    return picture
+
+
+def as_bytes(image: Picture) -> torch.Tensor:
     """[3, H, W] uint8 of an image of any mode; a tensor is that already."""
     if isinstance(image, torch.Tensor):
         return image
@@ -213,8 +224,8 @@ def as_bytes(image: Image.Image | torch.Tensor) -> torch.Tensor:
 
 def normalised(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """[..., 3, H, W] uint8 -> float32 as CLIP takes it, by the same operations on every device."""
-    mean, std = (torch.tensor(numbers, device=pixels.device)[:, None, None] for numbers in (mean, std))
-    return pixels.to(torch.float32).div(255).sub(mean).div(std)
+    shift, scale = (torch.tensor(numbers, device=pixels.device)[:, None, None] for numbers in (mean, std))
+    return pixels.to(torch.float32).div(255).sub(shift).div(scale)
 
 
 def _inside(box: tuple[int, int, int, int], image: Image.Image) -> tuple[int, int, int, int]:

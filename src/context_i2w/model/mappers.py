@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from context_i2w.model.clip import CLIPSizes, ImageFeatures
+from context_i2w.model.backbones import CLIPSizes
+from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.options import ContextI2WOptions, PhiOptions, Pic2WordOptions
 
 LAYER_NORM_EPS = 1e-5

@@ -125,7 +125,7 @@ class Tokenizer:
         shown = {START_ID: "", END_ID: "", 0: "", PLACEHOLDER_ID: "[*] "}
         parts = itertools.groupby(map(int, ids), shown.__contains__)  # a character may lie over several tokens
         return "".join(
-            "".join(map(shown.get, part)) if i else self._bpe.decode(list(part)) for i, part in parts
+            "".join(shown[i] for i in part) if is_shown else self._bpe.decode(list(part)) for is_shown, part in parts
         ).strip()
 
     def whole_words(self) -> dict[int, str]:
@@ -135,7 +135,7 @@ class Tokenizer:
 
     def _encode_plain(self, cleaned: str) -> list[int]:
         bpe = self._bpe
-        ids = []
+        ids: list[int] = []
         for piece in _PIECES.findall(cleaned):
             symbols = "".join(bpe.byte_encoder[byte] for byte in piece.encode())
             ids += (bpe.encoder[token] for token in bpe.bpe(symbols).split(" "))

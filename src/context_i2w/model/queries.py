@@ -18,6 +18,8 @@ token of (I, "a photo of [*]"). A bare name stands for the weights of DEFAULTS, 
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,7 +60,7 @@ class WeightedSum:
         return frozenset().union(*(part.needs for _, part in self.terms))
 
     def __call__(self, vectors: Vectors) -> Tensor:
-        return _unit(sum(weight * part(vectors) for weight, part in self.terms))
+        return _unit(functools.reduce(operator.add, (weight * part(vectors) for weight, part in self.terms)))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ Shapes: B batch, P positions of the prefix, S positions after it, T width, H hea
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
-from torch import Tensor, nn
+from open_clip.transformer import ResidualAttentionBlock, Transformer
+from torch import Tensor
 
 KeyValue = tuple[Tensor, Tensor]  # [B, H, positions, D] each, of one layer
 
 
-def can_share_prefix(transformer: nn.Module) -> bool:
+def can_share_prefix(transformer: Transformer) -> bool:
     """Whether all blocks are CLIP's own; open_clip's other kinds run every position in every row."""
     return all(
         type(block) is ResidualAttentionBlock and block.attn.in_proj_weight is not None and block.attn.batch_first
@@ -22,7 +22,7 @@ def can_share_prefix(transformer: nn.Module) -> bool:
     )
 
 
-def run_after_prefix(transformer: nn.Module, prefix: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
+def run_after_prefix(transformer: Transformer, prefix: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
     """What `transformer` gives at the positions after the prefix: prefix [1, P, T], rest [B, S, T] -> [B, S, T].
 
     mask: [P + S, P + S], added to the attention's scores. No gradient reaches the prefix.

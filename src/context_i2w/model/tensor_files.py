@@ -23,9 +23,10 @@ VOCABULARY = 49408  # CLIP's byte pairs
 # SEARLE's saver puts a path beside the tensors; it names a folder and opens nothing.
 _PATHS = [(PosixPath, "pathlib.PosixPath"), (PosixPath, "pathlib._local.PosixPath")]
 # Optimisers' states hold learning rates as NumPy scalars; nothing else of NumPy is let in.
-_NUMPY_SCALARS = [
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # as NumPy 1 wrote it
+_SCALAR = np.float64().__reduce__()[0]  # the private function that a pickle names
+_NUMPY_SCALARS: list[Any] = [
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 wrote it
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
 ]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from context_i2w.data.tables import Table, read_table, write_table
 from context_i2w.errors import UserError
@@ -158,6 +159,6 @@ def _read_sample(image: Path) -> dict | None:
     return None if misfit(sample, {"caption": str}) or not sample["caption"].strip() else sample
 
 
-def _one_line(text: object) -> str:
+def _one_line(text: Any) -> str:
     """A cell that stands in one line of a list; empty for what is no text."""
     return "" if misfit(text, str) else re.sub(r"[\r\n]+", " ", text)

@@ -34,7 +34,11 @@ class Published:
     also: dict[str, tuple[Any, tuple[int, int]]] = field(default_factory=dict)  # further split -> options, sizes
 
 
-_GENECIS = {"change_attribute": (2_112, None), "focus_object": (1_960, None), "change_object": (1_960, None)}
+_GENECIS: dict[str, tuple[int, int | None]] = {
+    "change_attribute": (2_112, None),
+    "focus_object": (1_960, None),
+    "change_object": (1_960, None),
+}
 _IMAGENET_R = (10_000, 16_983)
 _DOMAINS = "NICO++, Mini-DomainNet, LTLL, ImageNet-R"
 PUBLISHED = {

@@ -155,6 +155,7 @@ class Ranking:
     def _candidates_of(self, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
         """(query of the chunk, gallery index) of every image that is ranked, ordered by query."""
         excluded = self.excluded[chunk].tolist() if self.excluded is not None else [-1] * len(self.queries[chunk])
+        assert self.candidates is not None  # it is for `_listed` rankings
         rows = zip(self.candidates[chunk], excluded, strict=True)
         return self._pairs([[index for index in dict.fromkeys(row) if index != removed] for row, removed in rows])
 
@@ -190,7 +191,9 @@ class Ranking:
         return [slice(i, min(i + QUERIES, end)) for first, end in cuts for i in range(first, end, QUERIES)]
 
     def _span(self, chunk: slice) -> range:
-        return range(len(self.gallery)) if self.candidates is None else self.candidates[chunk.start]
+        span = range(len(self.gallery)) if self.candidates is None else self.candidates[chunk.start]
+        assert isinstance(span, range)  # else the ranking is `_listed`
+        return span
 
     def _rough(self, chunk: slice) -> Iterator[tuple[int, torch.Tensor]]:
         """Float32 scores [q, g] of the chunk's queries to a piece of the gallery, and where the piece starts.

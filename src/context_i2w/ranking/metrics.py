@@ -45,7 +45,7 @@ def recall_and_precision_at(
     """
     found = hits.double().cumsum(1)
     at = {k: found[:, min(k, hits.shape[1]) - 1] for k in cutoffs}
-    recalls = {f"R@{k}": _percent(at[k] / (positives + PUBLISHED_EPSILON)) for k in cutoffs}
+    recalls: dict[str, float] = {f"R@{k}": _percent(at[k] / (positives + PUBLISHED_EPSILON)) for k in cutoffs}
     return recalls | {f"P@{k}": _percent(at[k] / min(k, gallery_size)) for k in cutoffs}
 
 
@@ -68,7 +68,7 @@ def mean_average_precision_at(hits: torch.Tensor, positives: torch.Tensor, cutof
     """CIRCO's mAP@K: mean of the sum over k <= K of P@k x relevance_k, divided by min(positives, K)."""
     places = torch.arange(1, hits.shape[1] + 1, device=hits.device)
     gains = hits.double().cumsum(1) / places * hits
-    results = {}
+    results: dict[str, float] = {}
     for k in cutoffs:
         results[f"mAP@{k}"] = _percent(gains[:, :k].sum(1) / positives.clamp(max=k))
     return results
@@ -95,14 +95,15 @@ def mean_average_precision(ranks: torch.Tensor) -> dict[str, float]:
 
 def mean_average_precision_by_instance(ranks: torch.Tensor, instances: Sequence[str]) -> dict[str, float]:
     """i-CIR's: mAP over all queries; mmAP, the mean over instances of the instance's mean; minmAP, of its least."""
-    values, rows = average_precisions(ranks), {}
+    values = average_precisions(ranks)
+    rows: dict[str, list[int]] = {}
     for row, instance in enumerate(instances):
         rows.setdefault(instance, []).append(row)
     mean, least = torch.zeros_like(values), torch.zeros_like(values)
     for of_instance in rows.values():
         mean[of_instance] = 1 / (len(rows) * len(of_instance))
         least[of_instance[int(values[of_instance].argmin())]] = 1 / len(rows)
-    weighted = {
+    weighted: dict[str, float] = {
         name: Mean(float(values @ weights), values, weights) for name, weights in (("mmAP", mean), ("minmAP", least))
     }
     return {"mAP": Mean(_mean(values), values)} | weighted
@@ -115,7 +116,7 @@ def domain_recall_and_precision(ranks: torch.Tensor, cutoffs: Sequence[int]) -> 
     """
     count = (ranks > 0).sum(1).double()
     hits = {k: ((ranks > 0) & (ranks <= k)).sum(1).double() for k in cutoffs}
-    recalls = {f"R@{k}": _percent(hits[k] / (count + PUBLISHED_EPSILON)) for k in cutoffs}
+    recalls: dict[str, float] = {f"R@{k}": _percent(hits[k] / (count + PUBLISHED_EPSILON)) for k in cutoffs}
     return recalls | {f"P_capped@{k}": _percent(hits[k] / (count.clamp(max=k) + PUBLISHED_EPSILON)) for k in cutoffs}
 
 

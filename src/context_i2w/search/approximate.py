@@ -135,6 +135,6 @@ def _faiss() -> Any:
     return faiss
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """FAISS's message without the place in its sources."""
     return str(error).strip().splitlines()[-1].split("Error: ")[-1].removeprefix("'")

@@ -56,7 +56,8 @@ def files_of_folder(folder: str | os.PathLike) -> Files:
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of images")
-    found, unread = {}, Counter()
+    found: dict[str, FileState] = {}
+    unread: Counter[str] = Counter()
     for entry in _walk(root):
         suffix = os.path.splitext(entry.name)[1].lower()
         if suffix in UNREAD:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from context_i2w.errors import UserError
 from context_i2w.files import read_json, shown, write_text
-from context_i2w.model.images import BrokenImage
+from context_i2w.model.images import BrokenImage, as_image
 from context_i2w.search import approximate
 from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
 from context_i2w.search.export import export
@@ -147,7 +147,7 @@ class Index:
         content = self._thumbnails.read(name, state)
         if content is None:
             try:
-                content = thumbnail(read_picture(path, partial(open_scaled, at_least=SMALL)))
+                content = thumbnail(as_image(read_picture(path, partial(open_scaled, at_least=SMALL))))
             except BrokenImage:
                 return None
             self._thumbnails.write(name, state, content)
@@ -200,7 +200,7 @@ def _texts(description: Sequence[str]) -> list[str]:
 
 
 def _as_list(reference: References) -> list[Picture]:
-    pictures = list(reference) if isinstance(reference, list | tuple) else [reference]
+    pictures: list[Any] = list(reference) if isinstance(reference, list | tuple) else [reference]
     for picture in pictures:
         if not isinstance(picture, Picture):
             kind = f"{type(picture).__module__}.{type(picture).__name__}"
@@ -211,7 +211,7 @@ def _as_list(reference: References) -> list[Picture]:
 
 def _per_query(reference: References, queries: int) -> list[list[Picture]]:
     if not isinstance(reference, list | tuple):
-        return [[reference]] * queries
+        return [_as_list(reference)] * queries
     if len(reference) != queries:
         raise UserError(f"{queries} descriptions and {len(reference)} references: give one reference, or one for each")
     return [_as_list(entry) for entry in reference]

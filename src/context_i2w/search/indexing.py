@@ -9,8 +9,7 @@ from tqdm import tqdm
 
 from context_i2w.evaluation.features import EncodingOptions, precision_of
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.fast_images import as_image
-from context_i2w.model.images import BrokenImage, as_bytes
+from context_i2w.model.images import BrokenImage, as_bytes, as_image
 from context_i2w.search.files import Files
 from context_i2w.search.journal import Journal
 from context_i2w.search.pictures import PicturePreparation

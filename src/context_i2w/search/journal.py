@@ -33,7 +33,7 @@ class Journal:
         """Appends rows [b, E]."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         with disk_errors(self.folder / ROWS), open(self.folder / ROWS, "ab") as file:
-            file.write(rows)
+            file.write(rows.data)
         self._log([{"name": name, "state": states[name], "sum": checksum(row)} for name, row in zip(names, rows)])
         for name in names:
             self.rows[name] = (states[name], self._count)
@@ -89,5 +89,6 @@ def _whole(line: bytes) -> dict | None:
         entry = parse_json(line, LINES, LINE) if line.endswith(b"\n") else None
     except UserError:
         return None
-    whole = entry and isinstance(entry["name"], str) and len(entry["state"]) == 2
-    return {"sum": None, **entry} if whole else None
+    if entry and isinstance(entry["name"], str) and len(entry["state"]) == 2:
+        return {"sum": None, **entry}
+    return None

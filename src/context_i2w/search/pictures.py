@@ -73,7 +73,7 @@ class PicturePreparation:
     def __init__(self, image_size: int, *transform: Any, reader: str = "fast"):
         """image_size, transform: of FrozenCLIP.transform."""
         self.preparation = PREPARATIONS[reader](image_size, *transform)
-        self._open = self.preparation.open
+        self._open: Callable[..., Image.Image | torch.Tensor] = self.preparation.open
         if reader == "fast":
             self._open = partial(open_scaled, at_least=max(ENOUGH * image_size, SMALL), otherwise=self.preparation.open)
 

@@ -134,10 +134,10 @@ class Retriever:
     def query_feature(self, query: Query, seen: ImageFeatures, method: str = "composed") -> Tensor:
         """Unit feature [1, E] of a query under one method; seen: CLIP's features of its references."""
         parsed = parse_method(method)
-        words = self.pseudo_words(query, seen) if parsed.needs & {"composed", "alone"} else None
+        words = self.pseudo_words(query, seen) if parsed.needs & {"composed", "alone"} else torch.empty(0)
         return parsed({name: self._vector(name, query, seen, words) for name in parsed.needs})
 
-    def _vector(self, name: str, query: Query, seen: ImageFeatures, words: Tensor | None) -> Tensor:
+    def _vector(self, name: str, query: Query, seen: ImageFeatures, words: Tensor) -> Tensor:
         """Unit row [1, E] of one of the vectors that queries are made of; of several references the mean's."""
         if name == "composed":
             return self._compose(query, words[list(query.words)][None])

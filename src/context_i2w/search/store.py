@@ -49,7 +49,7 @@ class Contents:
 
     rows: dict[str, FileState] = field(default_factory=dict)
     broken: dict[str, tuple[FileState, str]] = field(default_factory=dict)
-    features: str | None = None  # name of the features file
+    features: str = ""  # name of the features file
     checksum: int | None = None  # of its rows; None as earlier versions wrote it
 
 
@@ -64,7 +64,7 @@ class Store:
     @property
     def identity(self) -> str:
         """Changes whenever a row does."""
-        return Path(self.contents.features or "").stem
+        return Path(self.contents.features).stem
 
     def features(self) -> np.ndarray:
         """[n, E] float32, memory-mapped; copy-on-write, so that the file can't be changed through it."""
@@ -87,7 +87,7 @@ class Store:
 
     def missing(self, wanted: Mapping[str, FileState], journal: Journal) -> list[str]:
         """Names that neither the store nor the journal knows in this state."""
-        done = [self.contents.broken, journal.rows, journal.broken]
+        done: list[Mapping] = [self.contents.broken, journal.rows, journal.broken]
         return [
             name
             for name, state in wanted.items()
@@ -127,7 +127,7 @@ class Store:
                 for place, name in enumerate(names[start : start + COPIED]):
                     state, number = journal.rows.get(name, (None, -1))
                     block[place] = fresh[number] if state == new.rows[name] else old[before[name]]
-                file.write(block)
+                file.write(block.data)
                 sums.append(checksum(block))
         new.checksum = _joined(sums)
 
@@ -156,7 +156,7 @@ class Store:
                 raise UserError(f"{path}: damaged")
             rows = {name: FileState(size, time) for name, size, time in content["rows"]}
             broken = {name: (FileState(size, time), reason) for name, size, time, reason in content["broken"]}
-            contents = Contents(rows, broken, content["features"], content.get("checksum"))
+            contents = Contents(rows, broken, content["features"] or "", content.get("checksum"))
             self._check_features(contents)
         except Exception as error:  # damage can raise nearly anything
             note(f"{one_line(error)}; the index is made anew")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from context_i2w.checkpoints.files import CLIPReference
+from context_i2w.checkpoints.reference import CLIPReference
 from context_i2w.evaluation.report import versions
 from context_i2w.training.options import RunSettings
 from context_i2w.training.trainer import Trainer

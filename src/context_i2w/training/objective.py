@@ -57,13 +57,14 @@ class Contrastive(Objective):
     """The paper's: the composed text picks out its image among all images of the batch, and the image its text."""
 
     name, title, paper = "contrastive", "contrastive", "https://arxiv.org/abs/2309.16137"
+    prompt: Tensor  # [1, L]
 
     def __init__(self, clip: FrozenCLIP, options: Any = None, training_text: str = "published"):
         super().__init__(clip, options)
         self.training_text = training_text
         self.loss = ContrastiveLoss(clip.logit_scale)
         prompt = Tokenizer(clip.sizes.context_length)([template(TRAINING_PROMPT)])
-        self.register_buffer("prompt", prompt, persistent=False)  # [1, L]
+        self.register_buffer("prompt", prompt, persistent=False)
 
     def forward(self, clip: FrozenCLIP, mapper: Mapper, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         image = see(clip, batch)
@@ -83,6 +84,8 @@ class Contrastive(Objective):
 
 class ContrastiveLoss(nn.Module):
     """CLIP's symmetric cross-entropy with its own temperature; logit_scale: the factor's logarithm."""
+
+    logit_scale: Tensor
 
     def __init__(self, logit_scale: Tensor):
         super().__init__()
@@ -109,6 +112,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
 def see(clip: FrozenCLIP, batch: Batch) -> ImageFeatures:
     """CLIP's features of the reference images, computed or cached."""
     if batch.features is None:
+        assert batch.images is not None  # a batch has one or the other
         return clip.encode_image(batch.images)
     embedding, tokens = batch.features
     tokens = tokens if tokens is None else tokens.to(clip.device, non_blocking=True).float()  # kept as float16

@@ -40,7 +40,7 @@ GLOBAL_BATCHES = {"contrastive": 1024, "sigmoid": 1024, "text": 512}  # of the r
 CONFIG = "config.json"  # of a run
 
 # What the toy world changes, chosen on its dev tasks (README, "The toy world").
-TOY_RECIPE = {"lr": 1e-3, "wd": 0.1, "warmup": 50, "epochs": 8, "batch_size": 256, "workers": 0}
+TOY_RECIPE: dict[str, Any] = {"lr": 1e-3, "wd": 0.1, "warmup": 50, "epochs": 8, "batch_size": 256, "workers": 0}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from context_i2w.checkpoints.files import Checkpoint, CLIPReference, pack_mapper, read_checkpoint
+from context_i2w.checkpoints.files import Checkpoint, pack_mapper, read_checkpoint
 from context_i2w.checkpoints.find import checkpoint_to_resume
+from context_i2w.checkpoints.reference import CLIPReference
 from context_i2w.command_line import options_from, with_values
 from context_i2w.data.open import Reader, check_data, open_training, open_validation
 from context_i2w.distributed import Process, gather_objects, join, launch, leave, started_by_launcher
@@ -139,6 +140,7 @@ class _Run:
             raise UserError(
                 f"--resume {resumed.path}: a {resumed.mapper_name} with {resumed.options}; give the same mapper"
             )
+        assert resumed.clip is not None  # checkpoints with an optimiser's state name theirs
         difference = resumed.clip.difference(self.clip)
         if difference:
             raise UserError(f"--resume {resumed.path}: trained with another CLIP: {difference}")
@@ -157,7 +159,8 @@ class _Run:
         return RunFolder(path, config, resumed.step if resumed else None, settings.folder.wandb)
 
     def bar(self) -> tqdm:
-        hidden = {} if self.process.is_first else {"disable": True}  # not False: that would overrule TQDM_DISABLE
+        # Not False in the first process: that would overrule TQDM_DISABLE.
+        hidden: dict[str, Any] = {} if self.process.is_first else {"disable": True}
         done, total = self.trainer.state.step, self.trainer.total_steps
         return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True, **hidden)
 
@@ -189,6 +192,7 @@ class _Run:
                     f"{name} is no longer finite at step {trainer.state.step}, so nothing was saved; lower --lr, or "
                     f"train with --precision bf16 or fp32; go on from the last checkpoint in {self.path}/checkpoints"
                 )
+        assert self.folder is not None  # only the first process saves
         packed = pack_mapper(self.settings.model.mapper, trainer.mapper, self.reference, trainer.state.step)
         content = packed | {"training": trainer.saved(), **self._objective}
         return self.folder.save(content, epoch, self.settings.folder.keep)
@@ -237,8 +241,8 @@ def _build(
 ) -> tuple[Mapper, Objective]:
     """Raises UserError for options that they do not have."""
     model = settings.model
-    mapper_options = options_from(mapper.Options, model.mapper_options, f"--mapper-option: {model.mapper}")
-    found = options_from(objective.Options, model.objective_options, f"--objective-option: {model.objective}")
+    mapper_options: Any = options_from(mapper.Options, model.mapper_options, f"--mapper-option: {model.mapper}")
+    found: Any = options_from(objective.Options, model.objective_options, f"--objective-option: {model.objective}")
     made = mapper(clip.sizes, mapper_options).to(clip.device)
     if not objective.reads_images and (made.uses_tokens or made.uses_condition):
         raise UserError(

@@ -4,7 +4,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import shutil
 import signal
 from collections.abc import Mapping
@@ -135,7 +134,7 @@ def ended_before_its_first_checkpoint(run: Path) -> bool:
 
 
 def _epoch(path: Path) -> int:
-    return int(re.fullmatch(r"epoch_(\d+)", path.stem)[1])
+    return int(path.stem.removeprefix("epoch_"))
 
 
 def _step(line: str) -> float:

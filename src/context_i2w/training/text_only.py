@@ -56,6 +56,7 @@ class TextOnly(Objective):
         self.masker = SelfMasker(self.options.masking, self.options.parser, clip.sizes.context_length)
 
     def forward(self, clip: FrozenCLIP, mapper: Mapper, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        assert batch.caption_ids is not None  # batches are of data/captions.py
         text = clip.encode_text(batch.caption_ids)
         word = mapper(None, ImageFeatures(self.noised(text), None))
         return text, clip.compose(batch.condition_ids, word)

@@ -227,6 +227,7 @@ class Trainer:
         loss = functional_call(self.objective.loss, self._shared(), (targets, texts))
         self.scaler.scale(loss * self.process.world).backward()  # DDP averages over processes
         if len(parts) > 1:
+            assert text.grad is not None  # of the backward pass above
             self._carry_back(parts, text.grad.split([part.size for part in parts]))
         return loss.detach()
 

@@ -9,6 +9,7 @@ import itertools
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ MASKINGS = ("offsets", "lincir")
 PARSERS = ("auto", "spacy", "rules")
 MASK = "[$]"  # LinCIR's; no `$` is left in a caption that it cleaned
 _RESPACED = (" .", " ?", " !", " ,", " n't", " 'm", " 's", " 've", " 're")
-Draw = Callable[[Sequence], object]
+Draw = Callable[[Sequence], Any]
 
 
 class SelfMasker:
@@ -107,7 +108,8 @@ def joined(caption: str, tokens: Iterable[Tagged]) -> list[str]:
 def replaced(caption: str, runs: Sequence[str], draw: Draw) -> str:
     """LinCIR's masked caption: all places of each run, up to the first that doesn't occur as it was joined."""
     working = caption
-    for run in runs or [None]:
+    listed: Sequence[str | None] = runs or [None]
+    for run in listed:
         if run is None or run not in caption:
             return working.replace(draw(caption.split(" ")), MASK)
         working = working.replace(run, MASK)

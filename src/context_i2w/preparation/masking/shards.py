@@ -10,9 +10,17 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from context_i2w.data.shard_files import DAMAGE, BrokenShard, expand_shards, is_local, members, open_shard
+from context_i2w.data.shard_files import (
+    DAMAGE,
+    BrokenShard,
+    expand_shards,
+    is_local,
+    members,
+    open_shard,
+    read_member,
+)
 from context_i2w.errors import UserError
 from context_i2w.files import atomic_path, list_some, read_json, write_text
 from context_i2w.preparation.masking.lists import MASKED_COLUMN
@@ -78,7 +86,7 @@ def mask_shards(
 
 def _mask_shard(source: Path, target: Path, parser: Parser, policy: str, masked_field: str) -> Summary:
     summary = Summary()
-    mode = "w" if source.suffix == ".tar" else "w:gz"
+    mode: Literal["w", "w:gz"] = "w" if source.suffix == ".tar" else "w:gz"
     with atomic_path(target) as temporary, tarfile.open(temporary, mode, format=tarfile.PAX_FORMAT) as out:
         for samples in _batches(_samples(source)):
             captions = [_caption(sample) for sample in samples]
@@ -99,7 +107,7 @@ def _samples(shard: Path) -> Iterator[list[Member]]:
     try:
         with open_shard(str(shard)) as archive:
             for _, sample in groupby(members(archive), key=lambda member: member[0]):
-                yield [Member(header, archive.extractfile(header).read(), *names) for _, *names, header in sample]
+                yield [Member(header, read_member(archive, header), *names) for _, *names, header in sample]
     except (*DAMAGE, BrokenShard) as error:
         raise UserError(f"{shard} can't be read ({error}); mend it or fetch it again") from None
 
@@ -137,7 +145,7 @@ def _fields(content: bytes) -> dict | None:
 
 def _with_field(sample: list[Member], name: str, value: str) -> list[Member]:
     place = next((i for i, member in enumerate(sample) if member.ending == "json"), None)
-    fields = {} if place is None else _fields(sample[place].content)
+    fields = {} if place is None else _fields(sample[place].content) or {}
     content = json.dumps({**fields, name: value}).encode()
     header = tarfile.TarInfo(sample[0].name + ".json") if place is None else sample[place].header
     header.size = len(content)
