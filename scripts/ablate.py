@@ -10,36 +10,42 @@ Runs are kept under --logs by their settings and shared between grids; features 
 same command goes on where it was. context_i2w/ablation/grid.py explains the file.
 """
 
+from __future__ import annotations
+
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from context_i2w.ablation.grid import Grid, read_grid
-from context_i2w.ablation.report import markdown, plot
-from context_i2w.ablation.results import all_runs, as_json, choose_on_dev, comparisons, results_of
-from context_i2w.ablation.runs import default_jobs, train_all
-from context_i2w.ablation.scores import score_all
-from context_i2w.command_line import Parser
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
-from context_i2w.evaluation.report import write_json
-from context_i2w.files import check_writable, write_text
+
+if TYPE_CHECKING:
+    from context_i2w.ablation.grid import Grid
+
+
+@dataclass(frozen=True)
+class AblationOptions(Options):
+    grid: Path = option(None, "a grid's file, as those in scripts/grids/", positional=True, required=True)
+    output: Path = option(None, "report.md, results.json, plots", metavar="DIR", required=True)
+    rows: tuple[str, ...] = option((), "only these, beside the full model", metavar="ROW")
+    seeds: int | None = option(None, "in place of the grid's", at_least=1)
+    jobs: int | None = option(None, "runs at a time; left out: one for each GPU or core", at_least=1)
+    logs: Path = option(Path("logs/ablation"), "where runs are kept", metavar="DIR")
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python scripts/ablate.py", description=__doc__.split("\n")[0])
-    parser.add_argument("grid", type=Path, help="a grid's file, as those in scripts/grids/")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="report.md, results.json, plots")
-    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these, beside the full model")
-    parser.add_argument("--seeds", type=int, help="in place of the grid's")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), help="runs at a time: one for each GPU or core")
-    parser.add_argument("--logs", type=Path, default=Path("logs/ablation"), metavar="DIR", help="where runs are kept")
-    args = parser.parse_args(argv)
-    grid = narrowed(read_grid(args.grid), args.rows, args.seeds)
-    check_writable(args.output / "report.md", "--output")
-    report(grid, args.logs, args.jobs, args.output)
+    asked = parse(AblationOptions, argv, prog="python scripts/ablate.py", description=__doc__.split("\n")[0])
+    from context_i2w.ablation.grid import read_grid  # imports torch, which --help does without
+    from context_i2w.ablation.runs import default_jobs
+    from context_i2w.files import check_writable
+
+    grid = narrowed(read_grid(asked.grid), asked.rows or None, asked.seeds)
+    check_writable(asked.output / "report.md", "--output")
+    report(grid, asked.logs, asked.jobs or default_jobs(), asked.output)
 
 
 def narrowed(grid: Grid, rows: Sequence[str] | None, seeds: int | None) -> Grid:
@@ -51,13 +57,18 @@ def narrowed(grid: Grid, rows: Sequence[str] | None, seeds: int | None) -> Grid:
         grid = replace(grid, rows=kept)
         lines = grid.lines().keys()
         grid = replace(grid, compare=tuple(c for c in grid.compare if {c.row, *c.against} <= lines))
-    if seeds is not None and seeds < 1:
-        raise UserError(f"--seeds {seeds}: at least 1 is needed")
     return replace(grid, seeds=seeds or grid.seeds)
 
 
 def report(grid: Grid, logs: Path, jobs: int, output: Path) -> None:
     """Trains, chooses, scores, compares, writes."""
+    from context_i2w.ablation.report import markdown, plot
+    from context_i2w.ablation.results import all_runs, as_json, choose_on_dev, comparisons, results_of
+    from context_i2w.ablation.runs import train_all
+    from context_i2w.ablation.scores import score_all
+    from context_i2w.evaluation.report import write_json
+    from context_i2w.files import write_text
+
     candidates = all_runs(grid, logs)
     train_all([run for row in candidates.values() for seeds in row for run in seeds], jobs)
     open_choices = [run for row in candidates.values() if len(row) > 1 for seeds in row for run in seeds]

@@ -8,41 +8,49 @@
 Missing and broken images are listed in full in missing_<benchmark>.txt of the data root.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
+from context_i2w.benchmarks.options import BENCHMARKS
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
-from context_i2w.preparation import data_check
+
+NAMES = (*BENCHMARKS, "cc3m")
+
+
+@dataclass(frozen=True)
+class CheckOptions(Options):
+    names: tuple[str, ...] = option((), f"of {', '.join(NAMES)}; left out: all", metavar="NAME", positional=True)
+    data_root: Path = option(Path("data"), "folder of the benchmarks", metavar="DIR")
+    cc: Path = option(Path("cc"), "training lists", metavar="DIR")
+    cc_data: Path = option(Path("cc_data"), "training images", metavar="DIR")
+    decode: bool = option(False, "decode every image, not only look for it")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if unknown := [name for name in self.names if name not in NAMES]:
+            raise UserError(f"unknown data set {', '.join(unknown)}; known: {', '.join(NAMES)}")
 
 
 @exit_on_user_error
 def main() -> None:
-    names = [*data_check.PUBLISHED, "cc3m"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}; default: all")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
-    parser.add_argument("--cc", type=Path, default=Path("cc"), help="training lists (default: cc)")
-    parser.add_argument("--cc-data", type=Path, default=Path("cc_data"), help="training images")
-    parser.add_argument("--decode", action="store_true", help="decode every image, not only look for it")
-    arguments = parser.parse_args()
-    unknown = [name for name in arguments.names if name not in names]
-    if unknown:
-        raise UserError(f"unknown data set {', '.join(unknown)}; known: {', '.join(names)}")
+    asked = parse(CheckOptions, None, prog="python scripts/check_data.py", description=__doc__)
+    from tqdm import tqdm
+
+    from context_i2w.preparation import data_check  # imports torch, which --help does without
 
     findings = []
-    for name in arguments.names or names:
+    for name in asked.names or (*data_check.PUBLISHED, "cc3m"):
         if name == "cc3m":
-            found = data_check.check_cc3m(arguments.cc, arguments.cc_data)
+            found = data_check.check_cc3m(asked.cc, asked.cc_data)
         else:
             bar = partial(tqdm, desc=name, unit="image", leave=False)
-            found = [data_check.check_benchmark(name, arguments.data_root, arguments.decode, bar)]
+            found = [data_check.check_benchmark(name, asked.data_root, asked.decode, bar)]
         print("\n".join(finding.text() for finding in found), flush=True)
         findings += found
-    if arguments.names and any(finding.state != data_check.COMPLETE for finding in findings):
+    if asked.names and any(finding.state != data_check.COMPLETE for finding in findings):
         sys.exit(1)
 
 

@@ -9,34 +9,52 @@ First minus second, in points. A paired t test in which the queries of one refer
 by Holm for all lines of the table.
 """
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
-from context_i2w.evaluation.comparison import Comparison, compare_all, comparison_table, read_scores
-from context_i2w.evaluation.report import write_json
-from context_i2w.files import check_writable
+
+if TYPE_CHECKING:
+    from context_i2w.evaluation.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class CompareOptions(Options):
+    files: tuple[Path, ...] = option(
+        (), "one or two files of --rankings", metavar="FILE.jsonl", positional=True, required=True
+    )
+    rows: tuple[str, ...] = option((), "two: of the first and of the second file", metavar="ROW")
+    metrics: tuple[str, ...] = option((), "left out: all", metavar="METRIC")
+    output: Path | None = option(None, "the same numbers", metavar="FILE.json")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.files) > 2 or (len(self.files) == 1 and not self.rows):
+            raise UserError("give two files, or one with --rows ROW ROW")
+        if len(self.rows) not in (0, 2):
+            raise UserError(f"--rows {' '.join(self.rows)}: two rows are expected, of the first and of the second file")
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> list[Comparison]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl", help="one or two files of --rankings")
-    parser.add_argument("--rows", nargs=2, metavar="ROW", help="of the first and of the second file")
-    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="default: all")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="the same numbers")
-    args = parser.parse_args(argv)
-    if len(args.files) > 2 or (len(args.files) == 1 and not args.rows):
-        raise UserError("give two files, or one with --rows ROW ROW")
-    if args.output:
-        check_writable(args.output, "--output")
-    first, second = read_scores(args.files[0]), read_scores(args.files[-1])
-    rows = [tuple(args.rows)] if args.rows else [(row, row) for row in first if row in second]
-    found = compare_all(first, second, rows, args.metrics)
+    asked = parse(CompareOptions, argv, prog="python scripts/compare.py", description=__doc__)
+    from context_i2w.evaluation.comparison import compare_all, comparison_table, read_scores  # imports torch
+    from context_i2w.evaluation.report import write_json
+    from context_i2w.files import check_writable
+
+    if asked.output:
+        check_writable(asked.output, "--output")
+    first, second = read_scores(asked.files[0]), read_scores(asked.files[-1])
+    rows = [asked.rows] if asked.rows else [(row, row) for row in first if row in second]
+    found = compare_all(first, second, rows, asked.metrics or None)
     print(comparison_table(found))
-    if args.output:
-        write_json([line.as_json() for line in found], args.output)
+    if asked.output:
+        write_json([line.as_json() for line in found], asked.output)
     return found
 
 

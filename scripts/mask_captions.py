@@ -14,14 +14,16 @@ without any dependency that is good for the toy world and a makeshift for the we
 (docs/data.md).
 """
 
-import argparse
 import importlib.util
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from context_i2w.command_line import Options, option, parse
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
 from context_i2w.preparation.masking import cases as masking_cases
@@ -33,6 +35,25 @@ from context_i2w.preparation.masking.spacy_parser import SpacyParser
 from context_i2w.preparation.script import resumable
 
 DEFAULT_PIPELINE = "en_core_web_sm"
+
+
+@dataclass(frozen=True)
+class MaskingOptions(Options):
+    source: tuple[str, ...] = option((), "a list, or shards: folder, paths or brace pattern", positional=True)
+    output: Path | None = option(None, "the new list, or the folder of the new shards", metavar="LIST|DIR")
+    policy: str = option("subject", "what is masked", choices=tuple(POLICIES))
+    parser: str = option("auto", "auto, rules or spacy:PIPELINE")
+    processes: int = option(1, "processes of spaCy", at_least=1)
+    caption_column: str | None = option(None, "left out: title or caption, whichever is there", metavar="NAME")
+    masked_column: str = option(masking_lists.MASKED_COLUMN, "column or field to add", metavar="NAME")
+    overwrite: bool = option(False, "make a column anew that is there")
+    evaluate: Path | None = option(None, "measure the parser on annotated captions", metavar="CASES")
+    show_errors: bool = option(False, "with --evaluate: list what is not as expected")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if bool(self.evaluate) == bool(self.source):
+            raise UserError("name a list or shards, or --evaluate and a file of annotated captions")
 
 
 def make_parser(name: str, processes: int) -> Parser:
@@ -64,7 +85,7 @@ def evaluate(path: Path, parser: Parser, show: bool) -> None:
     print(f"{len(captions) / (time.perf_counter() - begin):,.0f} captions per second")
 
 
-def output_of(sources: list[str], given: Path | None) -> Path:
+def output_of(sources: Sequence[str], given: Path | None) -> Path:
     """Where the result goes: a list is changed in place unless it lacks a header, as Google's TSV does."""
     if given:
         return given
@@ -76,7 +97,7 @@ def output_of(sources: list[str], given: Path | None) -> Path:
     return source
 
 
-def run(arguments: argparse.Namespace, parser: Parser) -> str:
+def run(arguments: MaskingOptions, parser: Parser) -> str:
     """Masks lists or shards; returns the summary."""
     if any(source.endswith(".tar") or Path(source).is_dir() for source in arguments.source):
         output = output_of(arguments.source, arguments.output)
@@ -114,21 +135,7 @@ def run(arguments: argparse.Namespace, parser: Parser) -> str:
 
 @resumable
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="*", help="a list, or shards: folder, paths or brace pattern")
-    parser.add_argument("--output", type=Path, help="the new list, or the folder of the new shards")
-    parser.add_argument("--policy", choices=POLICIES, default="subject", help="what is masked (default: subject)")
-    parser.add_argument("--parser", default="auto", help="auto, rules or spacy:PIPELINE (default: auto)")
-    parser.add_argument("--processes", type=int, default=1, help="processes of spaCy (default: 1)")
-    parser.add_argument("--caption-column", help="default: title or caption, whichever is there")
-    parser.add_argument("--masked-column", default=masking_lists.MASKED_COLUMN, help="column or field to add")
-    parser.add_argument("--overwrite", action="store_true", help="make a column anew that is there")
-    parser.add_argument("--evaluate", type=Path, metavar="CASES", help="measure the parser on annotated captions")
-    parser.add_argument("--show-errors", action="store_true", help="with --evaluate: list what is not as expected")
-    arguments = parser.parse_args()
-    if bool(arguments.evaluate) == bool(arguments.source):
-        raise UserError("name a list or shards, or --evaluate and a file of annotated captions")
-
+    arguments = parse(MaskingOptions, None, prog="python scripts/mask_captions.py", description=__doc__)
     caption_parser = make_parser(arguments.parser, arguments.processes)
     if arguments.evaluate:
         evaluate(arguments.evaluate, caption_parser, arguments.show_errors)

@@ -13,23 +13,34 @@ Images are shrunk with `keep_ratio`. img2dataset's default, `border`, would pad 
 the mapper would learn borders that no benchmark image has.
 """
 
-import argparse
 import shlex
 import shutil
 import subprocess
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from context_i2w.command_line import Options, nested, option, parse
 from context_i2w.errors import UserError
 from context_i2w.preparation import cc3m
 from context_i2w.preparation.script import resumable
 
 
-def download(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True)
+class CC3MPreparation(Options):
+    step: str = option(None, "what to do", choices=("download", "lists"), positional=True, required=True)
+    cc: Path = option(Path("cc"), "folder of the lists", metavar="DIR")
+    cc_data: Path = option(Path("cc_data"), "folder of the images", metavar="DIR")
+    train: Path | None = option(None, "another list of training links (caption, url)", metavar="LIST")
+    val: Path | None = option(None, "another list of validation links", metavar="LIST")
+    how: cc3m.DownloadOptions = nested(cc3m.DownloadOptions)
+    run: bool = option(False, "run the commands instead of only printing them")
+
+
+def download(arguments: CC3MPreparation) -> None:
     """Prints, or runs, the command of each split."""
-    options = cc3m.DownloadOptions(arguments.shards, arguments.image_size, arguments.processes, arguments.threads)
     if arguments.run and shutil.which("img2dataset") is None:
         raise UserError("img2dataset is not installed; `pip install img2dataset` in an environment of its own")
     for split in cc3m.SPLITS:
@@ -37,13 +48,13 @@ def download(arguments: argparse.Namespace) -> None:
         columns = cc3m.read_header(source)
         if not columns:
             source = cc3m.with_header(source, source.with_suffix(".header.tsv"))
-        command = cc3m.download_command(source, arguments.cc_data / split, columns, options)
+        command = cc3m.download_command(source, arguments.cc_data / split, columns, arguments.how)
         print(shlex.join(command), flush=True)
         if arguments.run and subprocess.run(command).returncode:
             raise UserError(f"img2dataset failed on {source}; the same command goes on where it was")
 
 
-def lists(arguments: argparse.Namespace) -> None:
+def lists(arguments: CC3MPreparation) -> None:
     """Writes the list of each split and says what the download fetched."""
     for split in cc3m.SPLITS:
         folder, target = arguments.cc_data / split, arguments.cc / cc3m.LIST_FILES[split]
@@ -56,18 +67,7 @@ def lists(arguments: argparse.Namespace) -> None:
 
 @resumable
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("download", "lists"))
-    parser.add_argument("--cc", type=Path, default=Path("cc"), help="folder of the lists (default: cc)")
-    parser.add_argument("--cc-data", type=Path, default=Path("cc_data"), help="folder of the images")
-    parser.add_argument("--train", type=Path, help="another list of training links (caption, url)")
-    parser.add_argument("--val", type=Path, help="another list of validation links")
-    parser.add_argument("--shards", action="store_true", help="WebDataset shards instead of files")
-    parser.add_argument("--image-size", type=int, default=288, help="shorter side in pixels (default: 288)")
-    parser.add_argument("--processes", type=int, default=16, help="of img2dataset (default: 16)")
-    parser.add_argument("--threads", type=int, default=64, help="of img2dataset (default: 64)")
-    parser.add_argument("--run", action="store_true", help="run the commands instead of only printing them")
-    arguments = parser.parse_args()
+    arguments = parse(CC3MPreparation, None, prog="python scripts/prepare_cc3m.py", description=__doc__)
     {"download": download, "lists": lists}[arguments.step](arguments)
 
 

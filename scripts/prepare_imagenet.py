@@ -11,14 +11,25 @@ imgnet/imgnet_targets.txt under the data root. Stopped, it goes on where it was.
 validation bounding boxes (XML), a list of 50,000 wnids, or val.txt with LOC_synset_mapping.txt beside it.
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError
 from context_i2w.preparation import imagenet
 from context_i2w.preparation.script import resumable
+
+
+@dataclass(frozen=True)
+class ImageNetPreparation(Options):
+    imagenet_val: Path = option(None, "ImageNet's validation images", metavar="DIR", required=True)
+    val_classes: Path | None = option(None, "their classes, when they are not in class folders", metavar="FILE|DIR")
+    imagenet_r: Path | None = option(None, "ImageNet-R; left out: imgnet/imagenet-r of the data root", metavar="DIR")
+    data_root: Path = option(Path("data"), "folder of the benchmarks", metavar="DIR")
+    copy: bool = option(False, "copy the query images instead of linking them")
+    overwrite: bool = option(False, "replace lists that are there")
 
 
 def place_imagenet_r(root: Path, given: Path | None) -> Path:
@@ -36,15 +47,7 @@ def place_imagenet_r(root: Path, given: Path | None) -> Path:
 
 @resumable
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--imagenet-val", type=Path, required=True, help="ImageNet's validation images")
-    parser.add_argument("--val-classes", type=Path, help="their classes, when they are not in class folders")
-    parser.add_argument("--imagenet-r", type=Path, help="ImageNet-R (default: imgnet/imagenet-r of the data root)")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="default: data")
-    parser.add_argument("--copy", action="store_true", help="copy the query images instead of linking them")
-    parser.add_argument("--overwrite", action="store_true", help="replace lists that are there")
-    arguments = parser.parse_args()
-
+    arguments = parse(ImageNetPreparation, None, prog="python scripts/prepare_imagenet.py", description=__doc__)
     root = arguments.data_root / "imgnet"
     for name in (imagenet.QUERY_LIST, imagenet.TARGET_LIST):
         if (root / name).exists() and not arguments.overwrite:

@@ -8,48 +8,66 @@ CIRR's and CIRCO's tests are not public: submission files are written for each r
 The same figures go to a JSON file beside the tables. Both are written after each benchmark.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.benchmarks.base import Benchmark
-from context_i2w.checkpoints.files import read_checkpoint
-from context_i2w.command_line import Parser
+from context_i2w.benchmarks.options import BENCHMARKS
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
-from context_i2w.evaluation.evaluate import BASELINES, ONLY, Result, evaluate, row_name
-from context_i2w.evaluation.features import EncodingOptions
-from context_i2w.evaluation.paper_tables import TABLES, PaperTable, Results, compared
-from context_i2w.evaluation.report import protocol_line, versions, write_json, write_submissions
-from context_i2w.evaluation.setup import Models, choose_device, load_models
-from context_i2w.files import check_writable, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from context_i2w.benchmarks.base import Benchmark
+    from context_i2w.evaluation.evaluate import Result
+    from context_i2w.evaluation.features import EncodingOptions
+    from context_i2w.evaluation.paper_tables import PaperTable, Results
+    from context_i2w.evaluation.setup import Models
 
 PAPER_NAMES = {"context-i2w": "Context-I2W", "pic2word": "Pic2Word"}
 
 
+@dataclass(frozen=True)
+class ReproductionOptions(Options):
+    resume: tuple[str, ...] = option((), "a checkpoint; repeatable", metavar="CKPT", required=True)
+    data_root: str = option("data", "folder of the benchmarks", metavar="DIR")
+    output: Path = option(Path("reproduction.md"), "the tables", metavar="FILE.md")
+    submission_dir: Path = option(Path("submissions"), "CIRR's submission files", metavar="DIR")
+    device: str | None = option(None, "cpu or cuda; left out: a GPU if there is one")
+    batch_size: int = option(64, "images per vision pass", at_least=1)
+    workers: int | None = option(
+        None, "processes that read images; left out: by the machine's cores", at_least=0, at_most=512
+    )
+    feature_cache: Path | None = option(None, "keep image embeddings here", metavar="DIR")
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python scripts/reproduce.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--resume", action="append", required=True, metavar="CKPT", help="a checkpoint; repeatable")
-    parser.add_argument("--data-root", default="data", metavar="DIR", help="folder of the benchmarks")
-    parser.add_argument("--output", default="reproduction.md", metavar="FILE.md", help="the tables")
-    parser.add_argument("--submission-dir", default="submissions", metavar="DIR", help="CIRR's submission files")
-    parser.add_argument("--device", help="cpu or cuda; a GPU if there is one")
-    parser.add_argument("--batch-size", type=int, default=64, help="images per vision pass")
-    parser.add_argument("--workers", type=int, help="processes that read images (default: by the machine's cores)")
-    parser.add_argument("--feature-cache", type=Path, metavar="DIR", help="keep image embeddings here")
-    args = parser.parse_args(argv)
-    check_writable(Path(args.output), "--output")
-    models = named_as_in_the_paper(args.resume, choose_device(None, args.device))
-    encoding = EncodingOptions(args.batch_size, args.workers, feature_cache=args.feature_cache)
+    reproduce(parse(ReproductionOptions, argv, prog="python scripts/reproduce.py", description=__doc__.split("\n")[0]))
+
+
+def reproduce(asked: ReproductionOptions) -> None:
+    """Every table, written after each benchmark. Imports here and below are slow; --help does without."""
+    from context_i2w.evaluation.features import EncodingOptions
+    from context_i2w.evaluation.paper_tables import TABLES, compared
+    from context_i2w.evaluation.report import protocol_line, versions, write_json, write_submissions
+    from context_i2w.evaluation.setup import choose_device
+    from context_i2w.files import check_writable, write_text
+
+    check_writable(asked.output, "--output")
+    models = named_as_in_the_paper(asked.resume, choose_device(None, asked.device))
+    encoding = EncodingOptions(asked.batch_size, asked.workers, feature_cache=asked.feature_cache)
     parts = [f"# The published tables\n\nEach cell: ours / published (difference), percent. {_about(models)}"]
-    content = {"tables": [], **models.about, "data_root": args.data_root, "versions": versions()}
+    content = {"tables": [], **models.about, "data_root": asked.data_root, "versions": versions()}
     for table in TABLES:
         entry = {"title": table.title, "benchmark": table.mode, "published": by_row(table), "results": None}
         content["tables"].append(entry)
         try:
-            result = run(table, models, args.data_root, encoding)
+            result = run(table, models, asked.data_root, encoding)
         except Exception as error:  # of any kind: the other benchmarks take hours and don't depend on it
             entry["not run"] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             parts.append(f"{compared(table, None)}\n\nNot run: {entry['not run']}.")
@@ -58,12 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             protocol = protocol_line(result.benchmark.protocol)
             parts.append(f"{compared(table, results_of(result))}\n\nProtocol: {protocol}.")
             if result.submissions:
-                files = write_submissions(result, Path(args.submission_dir))
-                parts.append(f"Submission files in {args.submission_dir}: {', '.join(path.name for path in files)}.")
-        write_text(Path(args.output), "\n\n".join(parts) + "\n")
-        write_json(content, Path(args.output).with_suffix(".json"))
+                files = write_submissions(result, asked.submission_dir)
+                parts.append(f"Submission files in {asked.submission_dir}: {', '.join(path.name for path in files)}.")
+        write_text(asked.output, "\n\n".join(parts) + "\n")
+        write_json(content, asked.output.with_suffix(".json"))
     print("\n\n".join(parts))
-    print(f"\nwrote {args.output} and {Path(args.output).with_suffix('.json')}")
+    print(f"\nwrote {asked.output} and {asked.output.with_suffix('.json')}")
 
 
 def run(table: PaperTable, models: Models, data_root: str, encoding: EncodingOptions) -> Result:
@@ -78,6 +96,9 @@ def by_row(table: PaperTable) -> dict[str, dict[str, dict[str, float]]]:
 
 def named_as_in_the_paper(paths: Sequence[str], device: torch.device) -> Models:
     """The checkpoints' mappers under the paper's row names. Raises UserError for two of one kind."""
+    from context_i2w.checkpoints.files import read_checkpoint
+    from context_i2w.evaluation.setup import Models, load_models
+
     names = [PAPER_NAMES.get(read_checkpoint(path).mapper_name, Path(path).stem) for path in paths]
     if len(set(names)) < len(names):
         raise UserError(f"--resume: {', '.join(names)}; give one checkpoint of each mapper")
@@ -87,6 +108,8 @@ def named_as_in_the_paper(paths: Sequence[str], device: torch.device) -> Models:
 
 def as_in_the_paper(benchmark: Benchmark, models: Models, options: EncodingOptions) -> Result:
     """The paper's methods, a mapper's row bearing the mapper's name."""
+    from context_i2w.evaluation.evaluate import BASELINES, ONLY, evaluate, row_name
+
     result = evaluate(benchmark, models.clip, models.mappers, options, (*BASELINES, "image*text", ONLY))
     for rows in (*result.metrics.values(), result.submissions):
         for mapper in models.mappers:
@@ -101,6 +124,8 @@ def results_of(result: Result) -> Results | None:
 
 
 def _about(models: Models) -> str:
+    from context_i2w.evaluation.report import versions
+
     files = ", ".join(f"{c['path']} ({c['sha256'][:12]})" for c in models.about["checkpoints"].values())
     return f"Checkpoints: {files}; CLIP {models.clip.name}; torch {versions()['torch']}."
 

@@ -6,28 +6,31 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from context_i2w.command_line import Parser
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import exit_on_user_error
-from context_i2w.search.retriever import Retriever
+
+
+@dataclass(frozen=True)
+class ShareOptions(Options):
+    resume: str = option("", "checkpoint or run folder, ours or published", metavar="CKPT", required=True)
+    output: str = option("", "folder to write", metavar="DIR", required=True)
+    push_to: str | None = option(None, "repository on the Hugging Face hub", metavar="OWNER/NAME")
+    half: bool = option(False, "weights in float16, half the size")
+    trust_code: bool = option(False, "import a mapper of your own that CKPT names by path")
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--resume", required=True, metavar="CKPT", help="checkpoint file or run folder, ours or published"
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--push-to", metavar="OWNER/NAME", help="repository on the Hugging Face hub")
-    parser.add_argument("--half", action="store_true", help="weights in float16, half the size")
-    parser.add_argument("--trust-code", action="store_true", help="import a mapper of your own that CKPT names by path")
-    arguments = parser.parse_args(argv)
-    retriever = Retriever.load(arguments.resume, device="cpu", trust_code=arguments.trust_code)
-    if arguments.half:
+    asked = parse(ShareOptions, argv, prog="python scripts/share_mapper.py", description=__doc__)
+    from context_i2w.search.retriever import Retriever  # imports torch, which --help does without
+
+    retriever = Retriever.load(asked.resume, device="cpu", trust_code=asked.trust_code)
+    if asked.half:
         retriever.mapper.half()
-    folder = retriever.save_pretrained(arguments.output, arguments.push_to)
-    print(f"wrote {folder}" + (f", uploaded to {arguments.push_to}" if arguments.push_to else ""))
+    folder = retriever.save_pretrained(asked.output, asked.push_to)
+    print(f"wrote {folder}" + (f", uploaded to {asked.push_to}" if asked.push_to else ""))
 
 
 if __name__ == "__main__":

@@ -63,8 +63,9 @@ def option(
 ) -> Any:
     """A dataclass field that is an option. flag: its name if not the field's; also: further names of it.
 
-    Types: int, float, str, bool, Path, each of them or None; tuple[str, ...] (several values, or the flag several
-    times; commas: they may stand in one word); Mapping (NAME=VALUE, several times). positional: goes by its place.
+    Types: int, float, str, bool, Path, each of them or None; tuple[int, ...] and so on (several values, each in bounds,
+    or the flag several times; commas: texts may stand in one word); Mapping (NAME=VALUE, several times).
+    positional: goes by its place.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
     metadata = {"about": about, "flag": flag, "also": also, "metavar": metavar, "choices": choices, **bounds}
@@ -107,11 +108,11 @@ def check_value(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> 
     values = value if isinstance(value, tuple) else (value,)
     if choices and not all(one in choices for one in values):
         raise OptionError(name, value, f"one of {', '.join(map(str, choices))} is expected")
-    if (low := bounds.get("at_least")) is not None and value < low:
+    if (low := bounds.get("at_least")) is not None and any(one < low for one in values):
         raise OptionError(name, value, f"at least {low} is needed")
-    if (low := bounds.get("above")) is not None and value <= low:
+    if (low := bounds.get("above")) is not None and any(one <= low for one in values):
         raise OptionError(name, value, f"more than {low} is needed")
-    if (high := bounds.get("at_most")) is not None and value > high:
+    if (high := bounds.get("at_most")) is not None and any(one > high for one in values):
         raise OptionError(name, value, f"at most {high} is possible")
 
 
@@ -318,7 +319,8 @@ def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
     if kinds == [bool]:
         return {"action": argparse.BooleanOptionalAction if spec.default is True else "store_true"}
     if typing.get_origin(kinds[0]) is tuple:
-        return {"action": _Commas if spec.metadata["commas"] else _Several, "nargs": "+", **metavar}
+        element = typing.get_args(kinds[0])[0]
+        return {"action": _Commas if spec.metadata["commas"] else _Several, "nargs": "+", "type": element, **metavar}
     if typing.get_origin(kinds[0]) or kinds[0] is Mapping:
         return {"action": _Pairs, "metavar": "NAME=VALUE"}
     return {"type": kinds[0], "choices": list(spec.metadata["choices"] or ()) or None, **metavar}
@@ -326,7 +328,7 @@ def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
 
 def _help(leaf: _Leaf, shown: Mapping[str, Mapping[str, Any]]) -> str:
     default = _default(leaf.spec)
-    shown_default = ",".join(default) if isinstance(default, tuple) else repr(default)
+    shown_default = ",".join(map(str, default)) if isinstance(default, tuple) else repr(default)
     told = [] if default in (None, (), {}) or default is False else [shown_default]
     told += [f"{name}: {of[leaf.key]!r}" for name, of in shown.items() if leaf.key in of]
     choices = leaf.spec.metadata["choices"]

@@ -121,4 +121,4 @@ def test_script(run):
     assert run("coco")[0] == 1
     status, out, err = run("imagenet")
     assert (status, out) == (2, "")
-    assert err.startswith("error: unknown data set imagenet; known: cirr,")
+    assert err.startswith("error: unknown data set imagenet; known: coco,")

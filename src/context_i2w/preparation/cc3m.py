@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from context_i2w.command_line import Options, option
 from context_i2w.data.tables import Table, read_table, write_table
 from context_i2w.errors import UserError
 from context_i2w.files import atomic_path, is_hidden, list_some, misfit, read_json
@@ -26,13 +27,13 @@ _IMAGE_ENDINGS = ("jpg", "png", "webp")
 
 
 @dataclass(frozen=True)
-class DownloadOptions:
-    """How images are fetched. `shards`: WebDataset tars, else folders of files."""
+class DownloadOptions(Options):
+    """How images are fetched."""
 
-    shards: bool = False
-    image_size: int = 288
-    processes: int = 16
-    threads: int = 64
+    shards: bool = option(False, "WebDataset shards instead of files")
+    image_size: int = option(288, "shorter side in pixels", at_least=1)
+    processes: int = option(16, "of img2dataset", at_least=1)
+    threads: int = option(64, "of img2dataset", at_least=1)
 
 
 def read_header(path: Path) -> list[str]:

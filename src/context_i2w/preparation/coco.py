@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from context_i2w.command_line import Options, option
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, atomic_path, list_some, read_json, shown, write_text
 from context_i2w.preparation.coco_masks import segmentation_mask
@@ -38,15 +39,11 @@ INSTANCES = {
 
 
 @dataclass(frozen=True)
-class CocoOptions:
-    """`seed` of the draws; `area`: one of AREA_FILTERS."""
+class CocoOptions(Options):
+    """How instances are drawn."""
 
-    seed: int = 0
-    area: str = "published"
-
-    def __post_init__(self):
-        if self.area not in AREA_FILTERS:
-            raise UserError(f"unknown area filter {self.area!r}; one of {', '.join(AREA_FILTERS)}")
+    seed: int = option(0, "seed of the draws", at_least=0)
+    area: str = option("published", "which instances qualify", choices=AREA_FILTERS)
 
 
 @dataclass(frozen=True)
