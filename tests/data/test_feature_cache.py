@@ -309,5 +309,5 @@ def test_what_one_large_channel_costs_in_int8_is_said(golden_clip, pairs, tmp_pa
 
 
 def test_a_folder_whose_name_is_no_utf_8_is_refused():
-    with pytest.raises(UserError, match="--feature-cache .*UTF-8"):
+    with pytest.raises(UserError, match=r"--feature-cache .*UTF-8"):
         check_data(DataOptions(feature_cache="a\udc80"))
