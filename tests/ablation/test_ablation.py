@@ -61,6 +61,13 @@ def test_a_wrong_grid_is_one_clear_line(tmp_path, text, message):
         read_grid(tmp_path / "grid.toml")
 
 
+@pytest.mark.parametrize("content", [b"\xef\xf2", b"a = " + b"[" * 200_000])
+def test_a_damaged_grid_is_no_toml(tmp_path, content):
+    (tmp_path / "grid.toml").write_bytes(content)
+    with pytest.raises(UserError, match="not TOML"):
+        read_grid(tmp_path / "grid.toml")
+
+
 def test_rows_are_marked_in_both_directions_and_only_beyond_chance():
     rng = np.random.default_rng(0)
     base = rng.normal(50, 20, (5, 300))

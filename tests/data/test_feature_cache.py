@@ -15,6 +15,8 @@ from context_i2w.data import record_store
 from context_i2w.data.augmentation import ViewOptions
 from context_i2w.data.batches import ListSource
 from context_i2w.data.feature_cache import CacheOptions, open_cache
+from context_i2w.data.open import check_data
+from context_i2w.data.options import DataOptions
 from context_i2w.data.pairs import Batch, ImagePairs, read_pair_list
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
@@ -304,3 +306,8 @@ def test_what_one_large_channel_costs_in_int8_is_said(golden_clip, pairs, tmp_pa
     monkeypatch.setattr(FrozenCLIP, "encode_image", large)
     open_cache(tmp_path / "large", pairs, golden_clip, CacheOptions(precision="int8"))
     assert "take --cache-precision fp16" in capsys.readouterr().err
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_refused():
+    with pytest.raises(UserError, match=r"--feature-cache .*UTF-8"):
+        check_data(DataOptions(feature_cache="a\udc80"))

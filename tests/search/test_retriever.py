@@ -1,6 +1,7 @@
 """The Python API: loading, an index that follows its folder, prompts with placeholders, hits."""
 
 import os
+import re
 import subprocess
 import sys
 

@@ -11,6 +11,7 @@ import torch
 
 from context_i2w.checkpoints.find import checkpoint_to_resume, newest_checkpoint
 from context_i2w.errors import UserError
+from context_i2w.training.options import FolderOptions
 from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
 
 
@@ -114,3 +115,9 @@ def test_weights_and_biases_missing_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         RunFolder(tmp_path / "run", {}, None, wandb="i2w")
+
+
+@pytest.mark.parametrize("key", ["logs", "name"])
+def test_a_folder_that_tensorboard_can_not_name_is_refused(key):
+    with pytest.raises(UserError, match="UTF-8"):
+        FolderOptions(**{key: "a\udc80"})

@@ -105,7 +105,7 @@ def read_grid(path: Path) -> Grid:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; the shipped grids are in scripts/grids/") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not TOML ({error})") from None
     known = {*Grid.__dataclass_fields__} - {"name"}
     if unknown := ", ".join(sorted(content.keys() - known)):

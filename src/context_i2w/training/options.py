@@ -147,6 +147,12 @@ class FolderOptions(Options):
     keep: int = option(3, "epoch checkpoints kept; 0: all", metavar="K", at_least=0)
     wandb: str | None = option(None, "log to Weights & Biases too", metavar="PROJECT")
 
+    def __post_init__(self):
+        super().__post_init__()
+        for key in ("logs", "name"):
+            if any("\ud800" <= sign <= "\udfff" for sign in getattr(self, key) or ""):
+                raise OptionError(key, getattr(self, key), "TensorBoard writes only to names in UTF-8")
+
 
 @dataclass(frozen=True)
 class EvaluationOptions(Options):
