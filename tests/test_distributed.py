@@ -78,12 +78,12 @@ def test_a_signal_to_the_launcher_reaches_the_processes(tmp_path):
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 but no RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE='2' but no RANK, MASTER_ADDR, MASTER_PORT"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "but no MASTER_ADDR, MASTER_PORT"),
-        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x"),
-        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
-        ({"RANK": "3"}, "RANK=3"),
-        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE='x'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0'"),
+        ({"RANK": "3"}, "RANK='3'"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK='-1'"),
     ],
 )
 def test_an_environment_that_names_half_of_a_launch_is_refused(monkeypatch, environment, said):

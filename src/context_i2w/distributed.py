@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from context_i2w.errors import UserError, one_line
-from context_i2w.files import shown
 
 FAILURES = (ProcessRaisedException, ProcessExitedException)
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
@@ -58,7 +57,7 @@ def device_named(name: str) -> torch.device:
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"--device {shown(name)}: {one_line(error).partition('. ')[0][:300]}") from None
+        raise UserError(f"--device {name!r:.80}: {one_line(error).partition('. ')[0][:300]}") from None
 
 
 def _place() -> tuple[int, int, int]:
@@ -68,7 +67,7 @@ def _place() -> tuple[int, int, int]:
     world, rank, local = (int(told[name]) if told[name].isdecimal() else -1 for name in names)
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if world > 1 and name not in os.environ]
     if missing or not 0 <= rank < world or local < 0:
-        values = ", ".join(f"{name}={shown(value)}" for name, value in told.items() if name in os.environ)
+        values = ", ".join(f"{name}={value!r:.40}" for name, value in told.items() if name in os.environ)
         lacks = f" but no {', '.join(missing)}" if missing else ""
         raise UserError(f"the environment has {values}{lacks}; start with torchrun, or unset WORLD_SIZE and RANK")
     return world, rank, local

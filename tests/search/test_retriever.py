@@ -357,14 +357,13 @@ def test_prompts_are_the_benchmarks(retriever, photos):
         ("p0.png", "is blue", True, "k=True"),
         ("p0.png", "is blue", None, "k=None"),
         ("p0.png", "is blue", 0, "k=0"),
-        ("p0.png", "is \ud800", 5, ""),
-        ("a\0b", "is blue", 5, ""),
-        ("", "is blue", 5, ""),
+        ("a\0b", "is blue", 5, "reference "),
+        ("", "is blue", 5, "reference "),
         (float("nan"), "is blue", 5, "not a builtins.float"),
     ],
 )
 def test_misuse_is_one_line(index_of, photos, reference, description, k, said):
-    reference = photos / reference if reference == "p0.png" else reference
+    reference = photos / reference if isinstance(reference, str) and reference == "p0.png" else reference
     with pytest.raises(UserError, match=re.escape(said)) as error:
         index_of(photos).search(reference, description, k)
     assert "\n" not in str(error.value)

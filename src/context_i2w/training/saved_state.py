@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from context_i2w.files import misfit, shown
-
-if TYPE_CHECKING:
-    from context_i2w.training.trainer import Trainer
 
 SHAPE = {
     **dict.fromkeys(("step", "epoch", "samples", "global_batch", "total_steps", "seed"), int),
@@ -25,20 +22,17 @@ SHAPE = {
 }
 
 
-def unlike(saved: Any, trainer: Trainer) -> str | None:
-    """What in a saved state does not belong to the trainer's, in words; None if all does."""
+def unlike(saved: Any, now: Mapping[str, Any], optimizer: torch.optim.Optimizer, epochs: int) -> str | None:
+    """What in a saved state does not fit a trainer's own, in words; None if all does. epochs: of the whole run."""
     if fault := misfit(saved, SHAPE):
         return fault
-    now = trainer.saved()
     for name in ("step", "epoch", "samples", "losses", "scaler", "objective"):
         if name in saved and (fault := _unlike(saved[name], now[name], name)):
             return fault
-    if (
-        saved["total_steps"] == trainer.total_steps
-        and max(saved["step"] - trainer.total_steps, saved["epoch"] - trainer.epochs) > 0
-    ):
-        return f"step {saved['step']} of {trainer.total_steps}, epoch {saved['epoch']} of {trainer.epochs}"
-    return _optimizer_fault(saved["optimizer"], trainer.optimizer)
+    total = now["total_steps"]
+    if saved["total_steps"] == total and (saved["step"] > total or saved["epoch"] > epochs):
+        return f"step {saved['step']} of {total}, epoch {saved['epoch']} of {epochs}"
+    return _optimizer_fault(saved["optimizer"], optimizer)
 
 
 def _optimizer_fault(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> str | None:

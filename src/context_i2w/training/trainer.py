@@ -190,7 +190,7 @@ class Trainer:
 
         Raises UserError if it is damaged, or data order or schedule would differ from the run that was saved.
         """
-        if fault := unlike(saved, self):
+        if fault := unlike(saved, self.saved(), self.optimizer, self.epochs):
             raise UserError(f"the checkpoint to resume is damaged ({fault}); resume from another one")
         now = {"order": self.source.order, "global_batch": self.global_batch}
         now |= {"total_steps": self.total_steps, "seed": self.options.seed}
