@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--case", type=int, help="this one alone, with all that it printed")
     parser.add_argument("--only", nargs="+", default=[], choices=list(GROUPS))
     parser.add_argument("--options", action="store_true", help="every flag in place of drawn cases")
+    parser.add_argument("--seconds", type=float, default=1e9, help="end after so many")
     parser.add_argument("--share", type=float, default=1.0, help="of the flags' values that are tried")
     args = parser.parse_args()
     began, kinds, count = time.monotonic(), Counter(), 0
@@ -71,6 +72,8 @@ def main() -> None:
             numbers = range(args.cases) if args.case is None else [args.case]
             cases = (lambda n=n: drawn(world, args.seed, n, folder, args.only) for n in numbers)
         for number, make in enumerate(cases):
+            if time.monotonic() - began > args.seconds:
+                break
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             case = make()
