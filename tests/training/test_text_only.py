@@ -207,7 +207,7 @@ def test_a_run_from_a_caption_list_says_its_masking_and_is_not_resumed_with_anot
     clip = write_tiny_clip(tmp_path / "clip.safetensors")
     values = {"objective": "text", "train_data": str(path), "val_data": str(path), "model": "toy", "name": "run",
               "pretrained": str(clip), "logs": str(tmp_path), "batch_size": 3, "steps": 4, "workers": 0,
-              "device": "cpu", "objective_options": {"parser": "rules"}}  # fmt: skip
+              "device": "cpu", "objective_option": {"parser": "rules"}}  # fmt: skip
     run = train(settings_of(values))
     assert "captions masked by offsets with rules" in capsys.readouterr().err
     saved = torch.load(run / "checkpoints" / "last.pt")
@@ -216,7 +216,7 @@ def test_a_run_from_a_caption_list_says_its_masking_and_is_not_resumed_with_anot
     assert saved["training"]["order"].endswith("masked by offsets with rules")
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("validation_loss" in line for line in logged)
-    other = {"resume": str(run), "objective_options": {"parser": "rules", "noise": "none"}}
+    other = {"resume": str(run), "objective_option": {"parser": "rules", "noise": "none"}}
     with pytest.raises(UserError, match="objective_options"):
         train(settings_of({**values, **other}))
     with pytest.raises(UserError, match="needs more than an embedding"):

@@ -200,6 +200,8 @@ def parse_settings(argv: Sequence[str] | None = None) -> RunSettings:
 
 def settings_of(values: Mapping[str, Any]) -> RunSettings:
     """As `parse_settings`, from values by key. Raises UserError."""
+    if unknown := values.keys() - flat(RunSettings()).keys():
+        raise UserError(f"no options {', '.join(sorted(unknown))}")
     return build(RunSettings, {**recipe(values), **values})
 
 

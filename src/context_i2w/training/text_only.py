@@ -46,7 +46,7 @@ class TextOnly(Objective):
         "steps": None,
         "epochs": 40,
         "batch_size": 256,
-        "objective_options": {"parser": "rules"},
+        "objective_option": {"parser": "rules"},
     }
     reads_images = False
 
