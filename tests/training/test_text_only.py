@@ -165,7 +165,7 @@ def test_two_processes_give_the_update_of_one(golden_clip, golden_clip_state, tm
     two = torch.load(tmp_path / "two.pt")
     assert two["losses"] == pytest.approx(losses, abs=1e-6)
     for name, tensor in one.mapper.state_dict().items():
-        assert torch.allclose(two["mapper"][name], tensor, atol=1e-6), name
+        assert torch.allclose(two["mapper"][name], tensor, atol=1e-5), name  # AdamW divides by tiny second moments
 
 
 def write_captions(path, captions=CAPTIONS, header=False):
