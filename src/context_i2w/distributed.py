@@ -57,7 +57,8 @@ def device_named(name: str) -> torch.device:
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"--device {name!r:.80}: {one_line(error).partition('. ')[0][:300]}") from None
+        shown = name if name.isprintable() else repr(name)
+        raise UserError(f"--device {shown[:80]}: {one_line(error).partition('. ')[0][:300]}") from None
 
 
 def _place() -> tuple[int, int, int]:
