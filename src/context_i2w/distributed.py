@@ -130,16 +130,6 @@ def gather_with_gradient(local: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def sum_over_processes(values: list[float]) -> list[float]:
-    """Element-wise sum of numbers over all processes."""
-    if not dist.is_initialized():
-        return values
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return total.tolist()
-
-
 def gather_objects(value: Any) -> list[Any]:
     """The (small, picklable) values of all processes, in order of rank."""
     if not dist.is_initialized():

@@ -5,7 +5,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from context_i2w.ranking.exact import REMOVED, Ranking, similarities, top_indices
+from context_i2w.ranking.exact import REMOVED, Ranking, top_indices
+
+
+def similarities(queries: torch.Tensor, gallery: torch.Tensor, memory: int = 1 << 28) -> torch.Tensor:
+    """Cosine similarities [q, G] float32 of unit features; the float64 copy of the gallery is made in pieces.
+
+    Raises ValueError for a feature that is not finite: a NaN would rank nowhere and everywhere.
+    """
+    if not (torch.isfinite(queries).all() and torch.isfinite(gallery).all()):
+        raise ValueError("a feature is not finite (NaN or infinite); evaluate with --precision fp32")
+    if queries.device.type == "mps":  # no float64 there
+        queries, gallery = queries.cpu(), gallery.cpu()
+    rows = torch.empty(len(queries), len(gallery), dtype=torch.float32, device=queries.device)
+    wide = queries.double()
+    step = max(1, memory // (8 * max(1, gallery.shape[1] + len(queries))))
+    for start in range(0, len(gallery), step):
+        rows[:, start : start + step] = wide @ gallery[start : start + step].double().T
+    return rows
 
 
 def naive_order(row: torch.Tensor) -> list[int]:

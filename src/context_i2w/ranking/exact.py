@@ -241,23 +241,6 @@ def _cosine(queries: torch.Tensor, gallery: torch.Tensor) -> Cosine:
     return Cosine(*(x.float().cpu() if move else x.float() for x in (queries, gallery)))
 
 
-def similarities(queries: torch.Tensor, gallery: torch.Tensor, memory: int = 1 << 28) -> torch.Tensor:
-    """Cosine similarities [q, G] float32 of unit features; the float64 copy of the gallery is made in pieces.
-
-    Raises ValueError for a feature that is not finite: a NaN would rank nowhere and everywhere.
-    """
-    if not (torch.isfinite(queries).all() and torch.isfinite(gallery).all()):
-        raise ValueError("a feature is not finite (NaN or infinite); evaluate with --precision fp32")
-    if queries.device.type == "mps":  # no float64 there
-        queries, gallery = queries.cpu(), gallery.cpu()
-    rows = torch.empty(len(queries), len(gallery), dtype=torch.float32, device=queries.device)
-    wide = queries.double()
-    step = max(1, memory // (8 * max(1, gallery.shape[1] + len(queries))))
-    for start in range(0, len(gallery), step):
-        rows[:, start : start + step] = wide @ gallery[start : start + step].double().T
-    return rows
-
-
 def top_indices(rows: torch.Tensor, count: int) -> torch.Tensor:
     """Indices of the `count` largest values of each row, equal values by index; -1 for removed entries."""
     keys = sort_keys(rows, torch.arange(rows.shape[1], device=rows.device))
