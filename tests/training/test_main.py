@@ -8,7 +8,6 @@ import torch
 
 import eval_retrieval
 import main
-from context_i2w.model.queries import DEFAULT_METHODS
 from context_i2w.toy_world import Sizes, make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST
 from context_i2w.training import toy_run
@@ -52,7 +51,7 @@ def test_without_arguments_it_trains_evaluates_and_reports_the_same_twice(here, 
         assert f"]({task}.png)" in report
         assert (one / f"{task}.png").stat().st_size > 10_000
         results = [json.loads((run / f"{task}.json").read_text())["results"] for run in (one, two)]
-        assert set(DEFAULT_METHODS) == set(next(iter(results[0].values())))
+        assert set(toy_run.METHODS) == set(next(iter(results[0].values())))
         assert results[0] == results[1]
     assert (one / "loss.png").is_file()
     assert list(one.glob("events.out.tfevents.*"))

@@ -15,7 +15,7 @@ from context_i2w.evaluation.setup import load_models
 from context_i2w.model.clip_weights import load_clip
 from context_i2w.model.extensions import find_class
 from context_i2w.model.options import MAPPERS
-from context_i2w.model.queries import RECOMMENDED
+from context_i2w.model.queries import DEFAULT_METHODS, DEFAULTS, RECOMMENDED
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, VALIDATION_LIST
 from context_i2w.training.options import OBJECTIVES, RunSettings
@@ -29,10 +29,11 @@ TASKS = {
     "cirr": ("Object manipulation", "CIRR's format", ("R@1", "R@5", "R@10", "R_subset@1")),
     "fashion": ("Attribute manipulation", "FashionIQ's format", ("R@1", "R@10", "R@50")),
 }
+METHODS = (*DEFAULT_METHODS[:3], DEFAULTS["slerp"], *DEFAULT_METHODS[3:])  # what needs no mapper comes first
 QUERIES = (
     "The published query is the composed text alone; the recommended one mixes it with the reference image and the "
-    "description by weights chosen on other queries (docs/evaluation.md), at no further pass through CLIP's vision "
-    "tower. Where image+text, which needs no training, is above the published query, the mapper alone was not enough."
+    "description by weights chosen on other queries (docs/evidence.md), at no further pass through CLIP's vision tower. "
+    "The rows without a mapper need no training: where one is above the published query, the mapper alone is not enough."
 )
 HONESTY = (
     "The toy world is drawn by a program and its CLIP is tiny. These numbers show that the code works from images on "
@@ -84,7 +85,7 @@ def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> 
     results = {}
     for task in TASKS:
         benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
-        results[task] = evaluate(benchmark, models.clip, models.mappers)
+        results[task] = evaluate(benchmark, models.clip, models.mappers, methods=METHODS)
         setting = {**models.about, "data_root": str(data_root), "device": str(chosen), "precision": "fp32"}
         write_json(as_json(results[task], setting), folder / f"{task}.json")
     return results
