@@ -32,8 +32,9 @@ TASKS = {
 METHODS = (*DEFAULT_METHODS[:3], DEFAULTS["slerp"], *DEFAULT_METHODS[3:])  # what needs no mapper comes first
 QUERIES = (
     "The published query is the composed text alone; the recommended one mixes it with the reference image and the "
-    "description by weights chosen on other queries (docs/evidence.md), at no further pass through CLIP's vision tower. "
-    "The rows without a mapper need no training: where one is above the published query, the mapper alone is not enough."
+    "description by weights chosen on other queries (docs/evidence.md), at no further pass through CLIP's vision "
+    "tower. Rows without a mapper need no training: where one is above the published query, the mapper alone is not "
+    "enough."
 )
 HONESTY = (
     "The toy world is drawn by a program and its CLIP is tiny. These numbers show that the code works from images on "
