@@ -152,6 +152,17 @@ def test_sizes_come_from_lists_stats_or_counting(tmp_path, shards):
         shard_sizes(bare, 7)
 
 
+def test_sizes_of_the_hubs_ready_made_shards(tmp_path):
+    shards = [str(write_shard(tmp_path / name, [sample(0)])) for name in ("c-train-0000.tar", "c-validation-0000.tar")]
+    splits = {"train": {"filenames": ["c-train-0000.tar"], "shard_lengths": [5046], "num_samples": 5046}}
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": splits}))
+    assert shard_sizes(shards[:1], None) == [5046]
+    assert shard_sizes(shards, None, show=False) == [1, 1]  # it does not name them all
+    (tmp_path / "_info.json").write_text('{"splits": {"train": {"filenames": "c-{0..1}.tar"}}}')
+    with pytest.raises(UserError, match=r"_info\.json: .*filenames.*delete it to have samples counted"):
+        shard_sizes(shards, None)
+
+
 @pytest.mark.parametrize(("name", "samples"), [("large_uid", 1), ("long_name", 1), ("appledouble", 2)])
 def test_shards_as_people_have_them(name, samples):
     shard = str(CASES / f"shard_{name}.tar")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 import eval_retrieval
+import reproduce
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.benchmarks.protocols import PROTOCOLS, under
 from context_i2w.checkpoints.files import read_checkpoint
@@ -124,6 +125,17 @@ def test_every_metric_and_list(run, family, variant):
                 lists = [entry for entry in rankings if entry["group"] == group]
                 near = about["near_ties"][variant].get(name, {})
                 check_lists(lists, INPUTS[name]["gallery"], top, near, top.shape[1])
+
+
+@pytest.mark.parametrize(("family", "name"), [("searle", "SEARLE"), ("lincir", "LinCIR")])
+def test_reproduction_names_the_family(root, tmp_path, monkeypatch, family, name):
+    monkeypatch.chdir(tmp_path)
+    link(tmp_path / "data", root, "cirr")
+    clip = ["--pretrained", str(CLIP_FILE), "--protocol", family, "--device", "cpu", "--workers", "0"]
+    reproduce.main(["--resume", str(FILES[family]), *clip])
+    tables = read(tmp_path / "reproduction.json")["tables"]
+    found = next(table["results"]["all"] for table in tables if table["benchmark"] == "cirr")
+    check_metrics(found[name], read(PHI / f"{family}.json")["metrics"][dict(DEFAULTS)[family]]["cirr"])
 
 
 @pytest.mark.parametrize(("family", "variant"), DEFAULTS)

@@ -370,10 +370,14 @@ def test_shards(tmp_path):
     (tmp_path / "in").mkdir()
     for number in range(2):
         write_shard(tmp_path / "in" / f"{number:05d}.tar", SAMPLES)
+    sizes = {"00001_stats.json": '{"successes": 5}', "_info.json": '{"splits": {}}'}
+    for name, content in sizes.items():
+        (tmp_path / "in" / name).write_text(content)
     shards = masking_shards.find_shards([str(tmp_path / "in" / "{00000..00001}.tar")])
     assert shards == masking_shards.find_shards([str(tmp_path / "in")])
     summary = masking_shards.mask_shards(shards, tmp_path / "out", RuleParser(), "subject")
     assert (summary.captions, summary.masked, summary.without_caption) == (6, 6, 4)
+    assert {name: (tmp_path / "out" / name).read_text() for name in sizes} == sizes
     result = read_shard(tmp_path / "out" / "00001.tar")
     fields = {name: json.loads(content) for name, content in result if name[-4:] == "json" and name[:3] != "002"}
     assert fields == {

@@ -21,6 +21,7 @@ MOST_SHARDS, MOST_BYTES = 1_000_000, 1 << 31  # of a pattern, of a member
 DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)
 
 
+SIZES, STATS, INFO = "sizes.json", "_stats.json", "_info.json"
 REMEDY = "delete it to have samples counted"
 
 
@@ -105,11 +106,11 @@ def read_samples(shard: str, skip: int = 0) -> Iterator[Sample]:
 def shard_sizes(shards: Sequence[str], samples: int | None, show: bool = True) -> list[int]:
     """How many samples each shard holds.
 
-    From `sizes.json` ({name: count}) in the shards' folder, else img2dataset's `NNNNN_stats.json` beside each shard;
-    else `samples`, split evenly; else by counting local shards' headers. Raises UserError where none is possible, or
-    `samples` contradicts the files.
+    From `sizes.json` ({name: count}) in the shards' folder, else img2dataset's `NNNNN_stats.json` beside each shard,
+    else timm's `_info.json` in the folder, as ready-made shards on the hub have; else `samples`, split evenly; else by
+    counting local shards' headers. Raises UserError where none is possible, or `samples` contradicts the files.
     """
-    known = _sizes_from_list(shards) or _sizes_from_stats(shards)
+    known = _sizes_from_list(shards) or _sizes_from_stats(shards) or _sizes_from_info(shards)
     if known:
         if samples not in (None, sum(known)):
             raise UserError(f"--train-samples {samples}: the shards' sizes files say {sum(known)}; leave it out")
@@ -177,7 +178,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _sizes_from_list(shards: Sequence[str]) -> list[int] | None:
-    path = Path(shards[0]).parent / "sizes.json"
+    path = Path(shards[0]).parent / SIZES
     if not is_local(shards[0]) or not path.is_file():
         return None
     sizes = read_json(path, {str: int}, REMEDY)
@@ -190,10 +191,27 @@ def _sizes_from_list(shards: Sequence[str]) -> list[int] | None:
 
 
 def _sizes_from_stats(shards: Sequence[str]) -> list[int] | None:
-    paths = [Path(_stem(shard) + "_stats.json") for shard in shards]
+    paths = [Path(_stem(shard) + STATS) for shard in shards]
     if not all(is_local(shard) for shard in shards) or not all(path.is_file() for path in paths):
         return None
     return [_checked(read_json(path, {"successes": int}, REMEDY)["successes"], path) for path in paths]
+
+
+def _sizes_from_info(shards: Sequence[str]) -> list[int] | None:
+    path = Path(shards[0]).parent / INFO
+    if not is_local(shards[0]) or not path.is_file():
+        return None
+    shape = {"splits": {str: {"filenames": [str], "shard_lengths": [int]}}}
+    splits = read_json(path, shape, REMEDY)["splits"].values()
+    known = {name: size for split in splits for name, size in zip(split["filenames"], split["shard_lengths"])}
+    names = [Path(shard).name for shard in shards]
+    return [_checked(known[name], path) for name in names] if known.keys() >= {*names} else None
+
+
+def files_of_sizes(shard: Path) -> list[Path]:
+    """The files that `shard_sizes` would read for a local shard, those that are there."""
+    names = [SIZES, INFO, Path(_stem(shard.name) + STATS).name]
+    return [path for name in names if (path := shard.parent / name).is_file()]
 
 
 def _stem(shard: str) -> str:
