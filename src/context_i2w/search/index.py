@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from context_i2w.errors import UserError
-from context_i2w.files import read_json, shown, write_text
+from context_i2w.files import read_json, write_text
 from context_i2w.model.images import BrokenImage, as_image
 from context_i2w.search import approximate
 from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
@@ -22,10 +22,9 @@ from context_i2w.search.export import export
 from context_i2w.search.files import Files
 from context_i2w.search.nearest import nearest
 from context_i2w.search.pictures import SMALL, Picture, open_scaled, read_picture
+from context_i2w.search.query import References, as_queries
 from context_i2w.search.store import Store
 from context_i2w.search.thumbnails import Thumbnails, thumbnail
-
-References = Picture | Sequence[Picture]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Index:
         reference: References,
         description: str | Sequence[str],
         k: int = 10,
-        method: str = "composed",
+        method: str | None = None,
         keep_reference: bool = False,
         exact: bool = False,
     ) -> list[Hit] | list[list[Hit]]:
@@ -79,20 +78,19 @@ class Index:
         description: a string is one query, and `reference` then one image (a path or a PIL image) or a list of
         images, its `[*1]`, `[*2]`. A list of strings is a batch: `reference` is then one image for all of them, or a
         list with an entry for each; the answer is a list of lists.
-        method: how the query is formed, e.g. "image+text" or "blended" (model/queries.py has them all).
+        method: how the query is formed, e.g. "image+text" or "blended" (model/queries.py has them all); left out:
+        "composed", of a retriever without a mapper "slerp".
         keep_reference: whether an image of this gallery may find itself. exact: not by the approximate index.
         Raises UserError for a reference that can't be read, or placeholders that do not match the references.
         """
-        single = isinstance(description, str)
-        descriptions = [description] if single else _texts(description)
         _check_count(k)
+        references, descriptions = as_queries(reference, description)
         if not descriptions:
             return []
-        references = [_as_list(reference)] if single else _per_query(reference, len(descriptions))
         features = self._query_features(references, descriptions, method)
         hide = [[] if keep_reference else self._rows_of(group) for group in references]
         hits = self.nearest(features, k, hide, exact)
-        return hits[0] if single else hits
+        return hits[0] if isinstance(description, str) else hits
 
     def nearest(
         self, queries: Tensor, k: int = 10, hidden: Sequence[Sequence[int]] | None = None, exact: bool = False
@@ -191,27 +189,3 @@ def _check_count(k: int) -> None:
         raise UserError(f"k={k!r}: a whole number of results is expected")
     if k < 1:
         raise UserError(f"k={k}: at least one result has to be asked for")
-
-
-def _texts(description: Sequence[str]) -> list[str]:
-    if not isinstance(description, list | tuple) or not all(isinstance(text, str) for text in description):
-        raise UserError(f"{shown(repr(description))}: a description is expected, or a list of them")
-    return list(description)
-
-
-def _as_list(reference: References) -> list[Picture]:
-    pictures: list[Any] = list(reference) if isinstance(reference, list | tuple) else [reference]
-    for picture in pictures:
-        if not isinstance(picture, Picture):
-            kind = f"{type(picture).__module__}.{type(picture).__name__}"
-            remedy = "Image.fromarray makes one of a NumPy array" if isinstance(picture, np.ndarray) else "not None"
-            raise UserError(f"a reference is a file's path or a PIL image, not a {kind}; {remedy}")
-    return pictures
-
-
-def _per_query(reference: References, queries: int) -> list[list[Picture]]:
-    if not isinstance(reference, list | tuple):
-        return [_as_list(reference)] * queries
-    if len(reference) != queries:
-        raise UserError(f"{queries} descriptions and {len(reference)} references: give one reference, or one for each")
-    return [_as_list(entry) for entry in reference]

@@ -1,11 +1,18 @@
 """What a user types, as a prompt for CLIP and the references that its placeholders stand for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from context_i2w.errors import UserError
+from context_i2w.files import shown
 from context_i2w.model.prompts import MARK, PLACEHOLDER_ID, Tokenizer, fill, numbered_template, template
-from context_i2w.model.queries import IMAGE_ALONE
+from context_i2w.model.queries import IMAGE_ALONE, parse_method
+from context_i2w.search.pictures import Picture
 
+References = Picture | Sequence[Picture]
 PAPER_TEMPLATE = "a photo of [*] , {description}"
 
 
@@ -61,3 +68,52 @@ def check_length(query: Query, tokenizer: Tokenizer) -> None:
             f"the description is too long: CLIP reads {tokenizer.context_length - 2} word pieces "
             "and a placeholder comes later; put it earlier"
         )
+
+
+def as_queries(
+    reference: References | Sequence[References], description: str | Sequence[str]
+) -> tuple[list[list[Picture]], list[str]]:
+    """The references of each query, and the descriptions.
+
+    A string is one query, and `reference` then one picture or a list of its pictures; a list of strings is a batch, and
+    `reference` one picture for all of them or a list with an entry for each. Raises UserError for anything else.
+    """
+    texts = as_texts(description)
+    if isinstance(description, str):
+        return [as_pictures(reference)], texts
+    return _per_query(reference, len(texts)), texts
+
+
+def as_texts(description: str | Sequence[str]) -> list[str]:
+    """Raises UserError for what is neither a string nor a list of them."""
+    if isinstance(description, str):
+        return [description]
+    if not isinstance(description, list | tuple) or not all(isinstance(text, str) for text in description):
+        raise UserError(f"{shown(repr(description))}: a description is expected, or a list of them")
+    return list(description)
+
+
+def as_pictures(reference: References) -> list[Picture]:
+    """Raises UserError for what is neither a path, a PIL image nor a list of them."""
+    pictures: list[Any] = list(reference) if isinstance(reference, list | tuple) else [reference]
+    for picture in pictures:
+        if not isinstance(picture, Picture):
+            kind = f"{type(picture).__module__}.{type(picture).__name__}"
+            remedy = "Image.fromarray makes one of a NumPy array" if isinstance(picture, np.ndarray) else "not None"
+            raise UserError(f"a reference is a file's path or a PIL image, not a {kind}; {remedy}")
+    return pictures
+
+
+def _per_query(reference: References, queries: int) -> list[list[Picture]]:
+    if not isinstance(reference, list | tuple):
+        return [as_pictures(reference)] * queries
+    if len(reference) != queries:
+        raise UserError(f"{queries} descriptions and {len(reference)} references: give one reference, or one for each")
+    return [as_pictures(entry) for entry in reference]
+
+
+def check_alone(methods: Sequence[str], given: str) -> None:
+    """Raises UserError unless the methods need nothing but what is given, "image" or "text"."""
+    for method in methods:
+        if parse_method(method).needs != {given}:
+            raise UserError(f"{method}: a query needs images and texts; {given}s alone have rows of method {given!r}")

@@ -13,7 +13,9 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -22,34 +24,37 @@ from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import find_checkpoint
 from context_i2w.checkpoints.shared import clip_reference, save_pretrained
 from context_i2w.errors import UserError
-from context_i2w.evaluation.features import EncodingOptions, precision_of
+from context_i2w.evaluation.features import EncodingOptions, encode_texts, precision_of
 from context_i2w.files import cache_folder, note
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
-from context_i2w.model.clip_weights import TOY_MODEL
+from context_i2w.model.clip_weights import DEFAULT_MODEL, TOY_MODEL, load_clip
 from context_i2w.model.extensions import name_of
 from context_i2w.model.images import BrokenImage
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.model.prompts import Tokenizer
-from context_i2w.model.queries import IMAGE_ALONE, parse_method
+from context_i2w.model.queries import parse_method
 from context_i2w.search.files import Files, files_of_folder
 from context_i2w.search.index import Index
 from context_i2w.search.indexing import bring_up_to_date, report_broken
 from context_i2w.search.pictures import Picture, PicturePreparation
-from context_i2w.search.query import Query, check_length, parse_query
+from context_i2w.search.query import Query, as_pictures, as_queries, as_texts, check_alone, parse_query, parse_text
 from context_i2w.search.store import Store
 from context_i2w.search.thumbnails import Thumbnails
+from context_i2w.search.vectors import QueryVectors
 from context_i2w.toy_world.world import is_toy_world
+
+CHUNK = 64  # pictures, texts or queries that go through CLIP together
 
 
 class Retriever:
-    """A CLIP and a mapper for it."""
+    """A CLIP and a mapper for it, or CLIP alone (mapper None), which has the methods that need no mapper."""
 
-    def __init__(self, clip: FrozenCLIP, mapper: Mapper, origin: Checkpoint | None = None):
+    def __init__(self, clip: FrozenCLIP, mapper: Mapper | None = None, origin: Checkpoint | None = None):
         """origin: the checkpoint that both come from."""
         self.clip = clip
-        self.mapper = mapper.eval()
-        self.mapper_name = name_of(type(mapper), MAPPERS)
+        self.mapper = None if mapper is None else mapper.eval()
+        self.mapper_name = None if mapper is None else name_of(type(mapper), MAPPERS)
         self.tokenizer = Tokenizer(clip.sizes.context_length)
         self.preparation = PicturePreparation(*clip.transform)
         self._origin = origin
@@ -74,6 +79,19 @@ class Retriever:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         clip = checkpoint.load_clip(model, pretrained, device)
         return cls(clip, checkpoint.build_mapper(clip.sizes).to(device), checkpoint)
+
+    @classmethod
+    def from_clip(
+        cls,
+        model: str = DEFAULT_MODEL,
+        pretrained: str | None = "openai",
+        device: str | torch.device | None = None,
+    ) -> Retriever:
+        """Without a mapper: image, text, image+text, slerp. model, pretrained: as open_clip names them, or a file.
+
+        Raises UserError for an unknown name, and where the weights can't be fetched.
+        """
+        return cls(load_clip(model, pretrained, device or ("cuda" if torch.cuda.is_available() else "cpu")))
 
     def beside(self, source: str | os.PathLike, trust_code: bool = False) -> Retriever:
         """Another mapper, from whatever `load` takes, with this CLIP: both then search the same index.
@@ -114,41 +132,76 @@ class Retriever:
         return Index(self.query_features, about, files, store)
 
     def query_features(
-        self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], method: str = "composed"
+        self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], method: str | None = None
     ) -> Tensor:
         """Unit features [Q, E] of queries with their reference images; method: see model/queries.py.
 
         Raises UserError for an unknown method, a picture that can't be read, placeholders that do not fit.
         """
-        queries = [parse_query(text, len(group)) for text, group in zip(descriptions, references, strict=True)]
-        distinct = {_key(picture): picture for group in references for picture in group}
-        seen = self.see(list(distinct.values()))
-        number = {key: place for place, key in enumerate(distinct)}
-        features = []
-        for query, group in zip(queries, references):
-            places = [number[_key(picture)] for picture in group]
-            of_query = ImageFeatures(seen.embedding[places], seen.tokens[places])
-            features.append(self.query_feature(query, of_query, method))
-        return torch.cat(features)
+        [features] = self._query_rows(references, descriptions, [method or self.default_method])
+        return features
 
-    def query_feature(self, query: Query, seen: ImageFeatures, method: str = "composed") -> Tensor:
+    def query_feature(self, query: Query, seen: ImageFeatures, method: str | None = None) -> Tensor:
         """Unit feature [1, E] of a query under one method; seen: CLIP's features of its references."""
-        parsed = parse_method(method)
-        words = self.pseudo_words(query, seen) if parsed.needs & {"composed", "alone"} else torch.empty(0)
-        return parsed({name: self._vector(name, query, seen, words) for name in parsed.needs})
+        return parse_method(method or self.default_method)(self._vectors([query], seen))
 
-    def _vector(self, name: str, query: Query, seen: ImageFeatures, words: Tensor) -> Tensor:
-        """Unit row [1, E] of one of the vectors that queries are made of; of several references the mean's."""
-        if name == "composed":
-            return self._compose(query, words[list(query.words)][None])
-        if name == "text":
-            with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-                return normalize(self.clip.encode_text(self.tokenizer([query.plain])).float(), dim=-1)
-        unit = normalize(seen.embedding, dim=-1)
-        if name != "image":
-            alone = parse_query(IMAGE_ALONE, 1)
-            unit = self._compose(alone, self.pseudo_words(alone, seen) if name == "alone:plain" else words)
-        return normalize(unit.mean(0, keepdim=True), dim=-1)
+    @overload
+    def encode(self, images: Any = None, texts: Any = None, methods: str | None = None) -> np.ndarray: ...
+
+    @overload
+    def encode(self, images: Any, texts: Any, methods: list[str] | tuple[str, ...]) -> dict[str, np.ndarray]: ...
+
+    def encode(self, images=None, texts=None, methods=None):
+        """Unit rows for any vector store, [n, E] float32: of a gallery, of texts, or of composed queries.
+
+        images alone: a row for each picture (a path or a PIL image; one or a list). texts alone: a row for each text,
+        as CLIP reads it. Both: a row for each query, its references and description as in `Index.search`.
+        methods: how queries are formed (model/queries.py). One name, or none: one array; a list: a dict of arrays by
+        name. Left out: "image", "text" and, of queries, "composed", without a mapper "slerp".
+        Raises UserError for a picture that can't be read and for a method that needs what is not there.
+        """
+        default = "text" if images is None else self.default_method if texts is not None else "image"
+        names = list(methods) if isinstance(methods, list | tuple) else [methods or default]
+        if images is not None and texts is not None:
+            rows = self._query_rows(*as_queries(images, texts), names)
+        else:
+            check_alone(names, default)
+            rows = [self._text_rows(texts) if images is None else self._image_rows(images)] * len(names)
+        arrays = [features.cpu().numpy() for features in rows]
+        return dict(zip(names, arrays)) if isinstance(methods, list | tuple) else arrays[0]
+
+    @property
+    def default_method(self) -> str:
+        """How queries are formed where nothing is said."""
+        return "slerp" if self.mapper is None else "composed"
+
+    def _query_rows(
+        self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], names: Sequence[str]
+    ) -> list[Tensor]:
+        """[Q, E] of each method; a few queries at a time, each of their pictures once."""
+        methods = [parse_method(name) for name in names]
+        queries = [parse_query(text, len(group)) for text, group in zip(descriptions, references, strict=True)]
+        parts = [[torch.empty(0, self.clip.sizes.embed_dim)] * bool(not queries) for _ in methods]
+        for some, groups in zip(_chunks(queries), _chunks(references)):
+            distinct = {_key(picture): picture for group in groups for picture in group}
+            seen, number = self.see(list(distinct.values())), {key: place for place, key in enumerate(distinct)}
+            places = [number[_key(picture)] for group in groups for picture in group]
+            vectors = self._vectors(some, ImageFeatures(*(part[places] for part in seen)), [*map(len, groups)])
+            for method, found in zip(methods, parts):
+                found.append(method(vectors))
+        return [torch.cat(found) for found in parts]
+
+    def _image_rows(self, images: Picture | Sequence[Picture]) -> Tensor:
+        rows = [self.see(part).embedding for part in _chunks(as_pictures(images))]
+        return normalize(torch.cat(rows or [torch.empty(0, self.clip.sizes.embed_dim)]), dim=-1)
+
+    def _text_rows(self, texts: str | Sequence[str]) -> Tensor:
+        read = [parse_text(text).text for text in as_texts(texts)]
+        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
+            return normalize(encode_texts(self.clip, self.tokenizer(read), CHUNK), dim=-1)
+
+    def _vectors(self, queries: Sequence[Query], seen: ImageFeatures, counts: Sequence[int] = ()) -> QueryVectors:
+        return QueryVectors(self.clip, self.mapper, queries, seen, counts or [len(seen.embedding)])
 
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
         """CLIP's features of pictures. Raises UserError naming the one that can't be read."""
@@ -168,20 +221,12 @@ class Retriever:
 
     def pseudo_words(self, query: Query, seen: ImageFeatures) -> Tensor:
         """Pseudo-word tokens [R, T] of a query's R references."""
-        condition = None
-        if self.mapper.uses_condition:
-            condition = self.condition(query).expand(len(seen.embedding), -1)
-        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            return self.mapper(condition, seen)
-
-    def _compose(self, query: Query, words: Tensor) -> Tensor:
-        """Unit features of the prompt with the pseudo-word tokens in it: [R, T] one for each row, or [1, K, T]."""
-        check_length(query, self.tokenizer)
-        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            return normalize(self.clip.compose(self.tokenizer([query.text]), words).float(), dim=-1)
+        return self._vectors([query], seen).words
 
     def save_pretrained(self, folder: str | os.PathLike, push_to: str | None = None) -> Path:
         """Writes the mapper, its configuration and a model card; push_to "owner/name" uploads them to the hub."""
+        if self.mapper is None:
+            raise UserError("a retriever without a mapper has nothing to share: CLIP is had from open_clip by its name")
         if self._origin is None:
             raise UserError("a retriever made of parts can't name its CLIP; call context_i2w.save_pretrained")
         if self.mapper_name == "phi" and self._origin.source == "published":
@@ -201,5 +246,5 @@ def _key(picture: Picture) -> str | int:
     return os.fspath(picture) if isinstance(picture, str | os.PathLike) else id(picture)
 
 
-def _chunks(items: list, size: int) -> list[list]:
+def _chunks(items: Sequence, size: int = CHUNK) -> list[Sequence]:
     return [items[start : start + size] for start in range(0, len(items), size)]
