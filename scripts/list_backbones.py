@@ -4,6 +4,9 @@
 Nothing is fetched: open_clip's configurations tell.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import re
 from collections import defaultdict
 from importlib.metadata import version

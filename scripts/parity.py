@@ -4,6 +4,9 @@ Print the table:                      python scripts/parity.py
 Bring docs/parity.md up to date:      python scripts/parity.py --write docs/parity.md
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import json
 import re
 import shutil

@@ -10,6 +10,9 @@ there (chance), and how much of the mass on an object comes and goes with the de
 to be kept minus share while the other is. A map that ignores the description moves by 0.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import argparse
 import json
 from collections.abc import Sequence

@@ -12,6 +12,9 @@ One GPU, ViT-L/14 in bf16, mapper compiled and not:
     python scripts/measure/benchmark.py --device cuda --only step-l14 --batch-size 128 --batch-size 1024 --compile
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import argparse
 import gc
 import json

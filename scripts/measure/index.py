@@ -10,6 +10,9 @@ around 1,000 centres as pictures of a thousand kinds would. Queries are drawn in
 Each way runs in a process of its own, with the matrix memory-mapped from disk.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import argparse
 import json
 import multiprocessing

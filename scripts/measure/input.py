@@ -11,6 +11,9 @@ training). The shards hold the list's own files. Prints one JSON object with ima
 rounds and the range, what share of plain decoding and how many times the exact way that is.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import io
 import json
 import shutil

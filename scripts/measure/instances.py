@@ -7,6 +7,9 @@ One row by cosine similarity and one by the product of two; seconds, and bytes h
 thread on the CPU the seconds are that thread's own. An instance is compared with a plain loop over a full matrix.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import argparse
 import json
 from collections.abc import Sequence

@@ -9,6 +9,9 @@ packed here in img2dataset's layout, as there is nothing to download. Prints one
 differ.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import csv
 import dataclasses
 import io

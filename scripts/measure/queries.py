@@ -7,6 +7,9 @@ Methods take turns, so that a busy machine slows all of them alike; the median c
 time.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial

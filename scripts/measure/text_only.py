@@ -3,6 +3,9 @@
 python scripts/measure/text_only.py --batch-size 8 --positions 20
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import argparse
 import statistics
 import time

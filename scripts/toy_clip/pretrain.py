@@ -10,6 +10,9 @@ steps most images show one thing; later half the batches share domain and backgr
 the factor that differs must be learned. Bounded by steps; writes toy_clip.safetensors and pretrain.log.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import argparse
 import contextlib
 import json
@@ -19,9 +22,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-# Threads that wait must sleep: spinning ones slow training five-fold as soon as the cores are shared.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import torch

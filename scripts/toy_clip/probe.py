@@ -8,6 +8,9 @@ A class is the mean of the prompts that name it (for a kind: in all five media; 
 length: with all kinds), so no other attribute of the picture is given away. All numbers in percent.
 """
 
+import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+
+# isort: split
 import argparse
 import json
 from dataclasses import replace

@@ -161,6 +161,8 @@ def test_each_distinct_image_passes_the_vision_tower_once(golden_clip, golden_ma
         # "G": gallery, "R": distinct references, "Q": distinct queries, "P": their prompts' texts
         ("image", "GR", "", {}),
         ("text", "G", "P", {}),
+        ("image+text", "GR", "P", {}),
+        ("image*text", "GR", "P", {}),
         ("slerp:0.8", "GR", "P", {}),
         ("composed", "GR", "", {"seeing": "Q", "blind": "Q"}),
         ("anchored:0.2", "GR", "", {"seeing": "Q", "blind": "Q"}),
@@ -192,6 +194,28 @@ def test_a_row_costs_what_it_reads(
         "compositions": sum(len(sets[name]) for name in compositions.get(kind, "")),
     }
     assert result.passes == wanted == dict(zip(wanted, passed.values(), strict=True))
+
+
+def test_a_mapper_that_sees_no_description_costs_the_cirr_table_no_condition(golden_clip, golden_mapper, golden_data):
+    """Published rows and the recommended one: the captions once, each composition once, whatever reads them."""
+    benchmark = BENCHMARKS["cirr"].load(golden_data, None)
+    captions = len({text for group in benchmark.groups for row in group.texts for text in row})
+    queries = {
+        (source, prompt)
+        for group in benchmark.groups
+        for source, row in zip(group.references, group.prompts)
+        for prompt in row
+    }
+    prompts = {prompt for _, prompt in queries}
+    blind, seeing = (
+        encode(benchmark, golden_clip, {"composed": mapper}, EncodingOptions(workers=0)).passes
+        for mapper in (Pic2Word(golden_clip.sizes).eval(), golden_mapper)
+    )
+    assert (blind["texts"], blind["compositions"]) == (captions, len(queries))
+    assert (seeing["texts"], seeing["compositions"]) == (captions + len(prompts), len(queries))
+    only = encode(benchmark, golden_clip, {"composed": Pic2Word(golden_clip.sizes).eval()}, EncodingOptions(workers=0),
+                  needs={"composed"}).passes  # fmt: skip
+    assert (only["texts"], only["compositions"]) == (0, len(queries))
 
 
 def count(clip, name, passed, monkeypatch):
