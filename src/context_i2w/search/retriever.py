@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import find_checkpoint
 from context_i2w.checkpoints.shared import clip_reference, save_pretrained
+from context_i2w.data.reading import batched
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions, precision_of
 from context_i2w.files import cache_folder, note
@@ -153,11 +154,11 @@ class Retriever:
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
         """CLIP's features of pictures. Raises UserError naming the one that can't be read."""
         try:
-            pixels = [self.preparation(picture) for picture in pictures]
+            pixels = [self.preparation.pixels(picture) for picture in pictures]
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            parts = [self.clip.encode_image(torch.stack(part)) for part in _chunks(pixels, batch_size)]
+            parts = [self.clip.encode_image(torch.stack(part)) for part in batched(pixels, batch_size)]
         embedding, tokens = torch.cat([part.embedding for part in parts]), torch.cat([part.tokens for part in parts])
         return ImageFeatures(embedding.float(), tokens.float())
 
@@ -199,7 +200,3 @@ class Retriever:
 def _key(picture: Picture) -> str | int:
     """The same for pictures that need only one pass."""
     return os.fspath(picture) if isinstance(picture, str | os.PathLike) else id(picture)
-
-
-def _chunks(items: list, size: int) -> list[list]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
