@@ -22,11 +22,15 @@ from context_i2w.training.options import CONFIG
 class RunFolder:
     """`logs/<run>/` with config.json, metrics.jsonl, TensorBoard's events and checkpoints/."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any], resumed_step: int | None, wandb: str | None = None):
-        """config: written to config.json; resumed_step: None for a new run; wandb: project of Weights & Biases."""
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], resumed_step: int | None, wandb: str | None = None, room: int = 0
+    ):
+        """config: written to config.json; resumed_step: None for a new run; wandb: project of Weights & Biases; room:
+        bytes that the disk must have left."""
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        _check_room(path, room)
         self.lock = _lock(path)
         self._forget_after(resumed_step or 0)
         if resumed_step is None:
@@ -142,3 +146,11 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):  # cut off in the middle by a kill, or damaged
         return float("inf")
+
+
+def _check_room(path: Path, size: int) -> None:
+    free = shutil.disk_usage(path).free
+    if free < size:
+        raise UserError(
+            f"{path}: {free / 1e6:,.1f} MB left on its disk, a checkpoint takes {size / 1e6:,.1f}; make room"
+        )
