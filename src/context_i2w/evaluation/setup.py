@@ -16,7 +16,7 @@ from context_i2w.distributed import device_named
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, ONLY
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.clip_weights import TOY_MODEL
+from context_i2w.model.clip_weights import TOY_MODEL, load_clip
 from context_i2w.model.mappers import Mapper
 
 LOGS = Path("logs")
@@ -63,9 +63,13 @@ def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
 def load_models(
     paths: Sequence[Path], model: str | None, pretrained: str | None, device: torch.device, trust_code: bool = False
 ) -> Models:
-    """The mappers of the checkpoints and their common CLIP. Raises UserError if their CLIPs differ."""
+    """The mappers of the checkpoints and their common CLIP; without checkpoints, CLIP alone, OpenAI's if none is named.
+
+    Raises UserError if their CLIPs differ.
+    """
     checkpoints = [find_checkpoint(path, trust_code) for path in paths]
-    clip = checkpoints[0].load_clip(model, pretrained, device)
+    load = checkpoints[0].load_clip if checkpoints else load_clip
+    clip = load(model, pretrained if checkpoints else pretrained or "openai", device)
     for other in checkpoints[1:]:
         if not other.belongs_to(clip, model, pretrained):
             first = checkpoints[0].path
