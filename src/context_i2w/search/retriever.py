@@ -1,7 +1,7 @@
 """Composed image retrieval over your own pictures, in a few lines.
 
 from context_i2w import Retriever
-retriever = Retriever.load("checkpoints/toy")            # or a hub id, a training run, a checkpoint file
+retriever = Retriever.load("toy")                        # or a hub id, a training run, a checkpoint file
 index = retriever.index("my_photos/")
 hits = index.search("ref.jpg", "a photo of [*] at night", k=10)
 """
@@ -73,7 +73,7 @@ class Retriever:
         device: str | torch.device | None = None,
         trust_code: bool = False,
     ) -> Retriever:
-        """From a folder of `save_pretrained`, the hub's "owner/name", a training run's folder or a checkpoint file.
+        """From a folder of `save_pretrained`, the hub's "owner/name", a run's folder, a checkpoint file, or "toy".
 
         Files of the published Context-I2W, Pic2Word, SEARLE and LinCIR code load too. model, pretrained: another CLIP
         than the checkpoint names, e.g. a local weights file. device: a GPU if there is one. trust_code: whether a
