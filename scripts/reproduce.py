@@ -106,10 +106,10 @@ def by_row(table: PaperTable) -> dict[str, dict[str, dict[str, float]]]:
 
 def named_as_in_the_papers(asked: ReproductionOptions) -> Models:
     """The checkpoints' mappers by their methods' names, φ's by its protocol. Raises UserError for two of one kind."""
-    from context_i2w.checkpoints.files import read_checkpoint
+    from context_i2w.checkpoints.find import find_checkpoint
     from context_i2w.evaluation.setup import Models, choose_device, load_models
 
-    files = [read_checkpoint(path) for path in asked.resume]
+    files = [find_checkpoint(path) for path in asked.resume]
     kinds = [asked.protocol or f.protocol if f.mapper_name == "phi" else f.mapper_name for f in files]
     names = [PAPER_NAMES.get(kind or "", Path(path).stem) for kind, path in zip(kinds, asked.resume)]
     if len(set(names)) < len(names):

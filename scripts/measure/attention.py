@@ -28,7 +28,6 @@ from context_i2w.command_line import Parser
 from context_i2w.errors import UserError, exit_on_user_error
 from context_i2w.model.attention import attention_maps
 from context_i2w.model.clip import ImageFeatures
-from context_i2w.model.clip_weights import TOY_FOLDER
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.search.query import parse_query
 from context_i2w.search.retriever import Retriever
@@ -146,7 +145,7 @@ def load(arguments: argparse.Namespace) -> Retriever:
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--resume", default=str(TOY_FOLDER), help="Context-I2W checkpoint, run folder or shared folder")
+    parser.add_argument("--resume", default="toy", help="Context-I2W checkpoint, run folder or shared folder")
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", metavar="FILE.json")

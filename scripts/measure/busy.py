@@ -48,7 +48,7 @@ class BusyOptions(Options):
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(BusyOptions, argv, prog="python scripts/measure/busy.py", description=__doc__.splitlines()[0])
     command = [sys.executable, "src/eval_retrieval.py", "--eval-mode", "cirr", "--device", "cpu"]
-    command += ["--resume", "checkpoints/toy/context-i2w"]
+    command += ["--resume", "toy"]
     command += ["--data-root", asked.data_root] if asked.data_root else []
     seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in asked.ways}
     with busy_processes(asked.busy):

@@ -32,6 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from context_i2w.errors import exit_on_user_error
+from context_i2w.model.clip_weights import TOY_FOLDER
 from context_i2w.model.prompts import Tokenizer, mark_placeholders
 from context_i2w.toy_world.captions import make_caption, make_masked_pair
 from context_i2w.toy_world.prompt_bank import Bank, banks
@@ -41,7 +42,6 @@ from context_i2w.toy_world.writing import draw_arrays
 from context_i2w.training.objective import contrastive_loss
 
 TEXT_GROUPS = 4  # of texts alike in length: more of them would be too small for the matrix products
-FOLDER = Path(__file__).resolve().parents[2] / "checkpoints" / "toy"
 
 
 @dataclass(frozen=True)
@@ -243,12 +243,12 @@ def main() -> None:
     defaults = Recipe()
     for name, value in asdict(defaults).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--output", type=Path, default=TOY_FOLDER)
     parser.add_argument("--threads", type=int, default=2)
     chosen = vars(parser.parse_args())
     output = chosen.pop("output")
     torch.set_num_threads(chosen.pop("threads"))
-    config = json.loads((FOLDER / "toy_clip.json").read_text())
+    config = json.loads((TOY_FOLDER / "toy_clip.json").read_text())
     pretrain(Recipe(**chosen), config, output)
 
 

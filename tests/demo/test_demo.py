@@ -20,6 +20,7 @@ from context_i2w import Retriever
 from context_i2w.demo import server as server_module
 from context_i2w.demo.engine import Engine, by_title
 from context_i2w.demo.gallery import render
+from context_i2w.demo.run import explain
 from context_i2w.demo.server import MAX_UPLOAD, Demo, is_loopback, serve
 from context_i2w.errors import UserError
 from context_i2w.model.attention import attention_maps
@@ -90,6 +91,24 @@ def test_answer_has_a_row_for_each_method(engine):
     assert list(others.rows) == ["Context-I2W", "Pic2Word"]
     assert answer.words["Context-I2W"] != others.words["Context-I2W"]
     assert answer.words["Pic2Word"] == others.words["Pic2Word"]
+
+
+def test_clip_alone_answers_by_image_and_words(engine):
+    alone = Retriever(engine.retriever.clip)
+    clip = Engine(engine.index, by_title([alone], [""]))
+    look = clip.look(engine.index.path("a.png"), "a.png")
+    answer = clip.answer(look, "a sketch of [*]", k=3, compare=True)
+    assert list(answer.rows) == ["image only", "text only", "image + text", "CLIP without a mapper"]
+    expected = engine.index.search(engine.index.path("a.png"), "a sketch of [*]", k=3, method="slerp")
+    assert answer.rows["CLIP without a mapper"] == expected
+    assert (answer.maps, answer.words) == ([], {})
+    about = Demo(clip, []).about()
+    assert (about["mixes"], about["mix"], about["follow"]) == ({"slerp": "the words"}, "slerp", 65)
+    question = {"name": "a.png", "description": "a sketch of [*]", "k": 3, "weight": 0.35}
+    found = [hit["name"] for hit in Demo(clip, []).search(question)["rows"][0]["hits"]]
+    assert found == [hit.name for hit in expected]
+    with pytest.raises(UserError, match="CLIP alone makes none"):
+        explain(clip, [("a.png", look)], ["red"])
 
 
 def test_mappers_of_one_method_are_told_apart_by_their_files(golden_clip):
@@ -312,6 +331,16 @@ def test_script_writes_a_gallery_and_features(command, tmp_path, capsys):
     assert "1.png" not in [text.split(" ")[1] for text in page.text if re.match(r"\d\. ", text)]
     assert (tmp_path / "f.npy").is_file()
     assert "wrote demo.html" in capsys.readouterr().out
+
+
+def test_script_searches_files_by_clip_alone(command, tmp_path, capsys):
+    """Random weights of the smallest of open_clip's models: nothing is fetched."""
+    torch.save(Retriever.from_clip("ViT-S-32-alt", None).clip.state_dict(), tmp_path / "clip.pt")
+    (tmp_path / "some.txt").write_text("photos/1.png\nphotos/2.png\n")
+    alone = ["--model", "ViT-S-32-alt", "--pretrained", "clip.pt", "--cache", "cache", "--device", "cpu"]
+    script.main([*alone, "--images", "some.txt", "--prompts", "red", "--k", "1"])
+    assert "2 images of some.txt" in capsys.readouterr().out
+    assert "CLIP without a mapper" in (tmp_path / "demo.html").read_text()
 
 
 def test_script_explains(command, capsys):

@@ -50,6 +50,24 @@ def test_both_spellings_and_published_flags(checkpoint, tmp_path, capsys, golden
     assert "dress composed" in capsys.readouterr().out
 
 
+def test_clip_alone_has_the_rows_without_a_mapper(checkpoint, tmp_path, capsys, golden_data, golden_clip_state):
+    """The same rows as beside a mapper."""
+    weights, output = tmp_path / "clip.pt", tmp_path / "out.json"
+    torch.save(golden_clip_state, weights)
+    common = ["--eval-mode", "fashion", "--source", "dress", "--data-root", golden_data, "--output", output]
+    alone = [*map(str, common), "--pretrained", str(weights)]
+    eval_retrieval.main(alone)
+    found = json.loads(output.read_text())
+    assert list(found["results"]["dress"]) == ["image", "text", "image+text", "slerp"]
+    assert found["checkpoints"] == {}
+    eval_retrieval.main([*map(str, common), "--resume", str(checkpoint), "--methods", "image,slerp"])
+    beside = json.loads(output.read_text())["results"]["dress"]
+    assert beside == {row: found["results"]["dress"][row] for row in ("image", "slerp")}
+    with pytest.raises(SystemExit):
+        eval_retrieval.main([*alone, "--methods", "composed"])
+    assert "error: composed: of a mapper; give one by --resume" in capsys.readouterr().err
+
+
 def test_several_checkpoints_give_a_row_each(checkpoint, tmp_path, golden_data):
     copy, output = tmp_path / "other.pt", tmp_path / "out.json"
     copy.write_bytes(checkpoint.read_bytes())

@@ -20,10 +20,11 @@ from tests.fuzz.mutations import ODD, damage, flipped, odd_bytes, odd_image, odd
 import context_i2w
 from context_i2w import Retriever
 from context_i2w.errors import exit_on_user_error
+from context_i2w.model.clip_weights import TOY_FOLDER
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.sizes import Sizes
 
-MAPPER = forked.ROOT / "checkpoints/toy/context-i2w"
+MAPPER = TOY_FOLDER / "context-i2w"
 INNER = {"cirr": "cirr", "fashion": "fashion-iq", "imgnet": "imgnet", "coco": "coco"}
 VALUES = [
     "0", "-1", "-999999999999", "9" * 21, "nan", "inf", "", " ", "x", "1e999", "1.5", "\x01", "../../x", "/proc/x", "/",

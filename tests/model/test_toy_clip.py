@@ -1,22 +1,19 @@
 """The shipped tiny CLIP: knows its world, refuses other words; its file holds the used words only."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from context_i2w.errors import UserError
-from context_i2w.model.clip_weights import load_clip, read_state
+from context_i2w.model.clip_weights import TOY_FOLDER, load_clip, read_state
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template
 from context_i2w.toy_world.prompt_bank import banks
 from context_i2w.toy_world.tiny_clip import WordTable, encode_rows, new_tiny_clip, save_tiny_clip
 from context_i2w.toy_world.vocabulary import REAL
 from toy_clip.pretrain import Recipe, pretrain
 from toy_clip.probe import Probe, measure, single_scenes
-
-FOLDER = Path(__file__).parents[2] / "checkpoints" / "toy"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +40,7 @@ def test_knows_the_placeholder(clip):
 
 
 def test_file_holds_only_used_words():
-    file = FOLDER / "toy_clip.safetensors"
+    file = TOY_FOLDER / "toy_clip.safetensors"
     state = load_file(file)
     assert file.stat().st_size < 16e6
     assert state["token_embedding.ids"].tolist() == WordTable().ids.tolist()
@@ -55,7 +52,7 @@ def test_saved_and_read_again_it_says_the_same(tmp_path):
     """A text through the small table while training, and through the frozen CLIP that reads the file."""
     torch.manual_seed(0)
     table = WordTable()
-    config = json.loads((FOLDER / "toy_clip.json").read_text())
+    config = json.loads((TOY_FOLDER / "toy_clip.json").read_text())
     model = new_tiny_clip(config, table).eval()
     save_tiny_clip(model, table, tmp_path / "tiny.safetensors")
     ids = Tokenizer()(["a photo of a red car", "a striped dress on sand"])
@@ -75,7 +72,7 @@ def test_probe_scenes_show_every_kind_and_are_drawn_once():
 
 def test_pretraining_runs_in_small(tmp_path):
     """Three steps of the real script, both halves of its curriculum, into a file that loads."""
-    config = json.loads((FOLDER / "toy_clip.json").read_text())
+    config = json.loads((TOY_FOLDER / "toy_clip.json").read_text())
     pretrain(Recipe(steps=3, images=256, captions=2, batch=16), config, tmp_path)
     log = (tmp_path / "pretrain.log").read_text()
     assert "step 3: contrastive" in log

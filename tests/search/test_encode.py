@@ -101,6 +101,36 @@ def test_clip_alone_has_the_methods_that_need_no_mapper(retriever, photos, tmp_p
         clip.save_pretrained(tmp_path / "shared")
 
 
+def test_reprs_say_in_a_line_what_an_object_holds(retriever, photos, tmp_path):
+    (photos[0].parent / "broken.png").write_bytes(b"none")
+    index = retriever.index(photos[0].parent, tmp_path)
+    (photos[0].parent / "broken.png").unlink()
+    assert repr(index) == f"Index(5 images of {photos[0].parent}, 1 left out, golden, exact search)"
+    assert repr(retriever) == "Retriever(golden, context-i2w, cpu)"
+    assert repr(Retriever(retriever.clip)) == "Retriever(golden, no mapper, cpu)"
+    assert re.fullmatch(r"FrozenCLIP\(golden, 56 pixels, 64 dimensions, [\d,]+ parameters, cpu\)", repr(retriever.clip))
+    assert re.fullmatch(r"ContextI2W\(ContextI2WOptions\(.*hidden=16.*\), [\d,]+ parameters\)", repr(retriever.mapper))
+
+
+def test_lists_of_files_are_indexed(retriever, photos, tmp_path, monkeypatch):
+    """A list, folders in it, a text file of paths; its references do not find themselves either."""
+    draw(tmp_path / "other" / "deep" / "x.png", 20)
+    index = retriever.index([photos[3], str(photos[1]), tmp_path / "other"], tmp_path / "cache")
+    assert sorted(index.path(name) for name in index.names) == sorted(
+        [photos[1], photos[3], tmp_path / "other" / "deep" / "x.png"]
+    )
+    assert {hit.path for hit in index.search(photos[1], "red")} == {photos[3], tmp_path / "other" / "deep" / "x.png"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text(f"{photos[0]}\n\nother/deep/x.png\n")
+    listed = retriever.index("list.txt", tmp_path / "cache")
+    assert len(listed) == 2
+    assert repr(listed) == "Index(2 images of list.txt, golden, exact search)"
+    assert len(retriever.index(photos[0], tmp_path / "cache")) == 1
+    for nothing, said in (([], "an empty list"), ([photos[0], "no.png"], "No such file"), ([3], "not a int")):
+        with pytest.raises(UserError, match=said):
+            retriever.index(nothing, tmp_path / "cache")
+
+
 def test_from_clip_takes_open_clips_names(photos):
     clip = Retriever.from_clip("ViT-S-32-alt", None, "cpu")  # random weights: nothing is fetched
     assert clip.clip.name == "ViT-S-32-alt"

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from context_i2w import Retriever
 from context_i2w.checkpoints.files import CLIPReference, pack_mapper, save_atomically
-from context_i2w.checkpoints.find import shipped_checkpoints
+from context_i2w.checkpoints.find import find_checkpoint, shipped_checkpoints
 from context_i2w.errors import UserError
 from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.clip_weights import TOY_FOLDER, clip_from_openai_state
@@ -328,11 +328,20 @@ def test_a_second_mapper_shares_the_clip(checkpoint, tmp_path, golden_clip_state
         first.beside(other)
 
 
-def test_the_shipped_checkpoints_load_by_their_folder():
+def test_the_shipped_checkpoints_load_by_name_and_folder():
     assert [path.name for path in shipped_checkpoints()] == ["context-i2w", "pic2word"]
-    retriever = Retriever.load(TOY_FOLDER, device="cpu")
-    assert retriever.mapper_name == "context-i2w"
-    assert retriever.beside(shipped_checkpoints()[1]).mapper_name == "pic2word"
+    for name in (
+        "toy",
+        "toy/context-i2w",
+        "checkpoints/toy",
+        "checkpoints/toy/context-i2w",
+        TOY_FOLDER / "context-i2w",
+    ):
+        assert find_checkpoint(name).path == TOY_FOLDER / "context-i2w" / "mapper.safetensors"
+    retriever = Retriever.load("toy", device="cpu")
+    assert retriever.beside("toy/pic2word").mapper_name == "pic2word"
+    with pytest.raises(UserError, match=r"toy/other: no mapper .* there are toy/context-i2w, toy/pic2word"):
+        Retriever.load("toy/other")
 
 
 def test_prompts_are_the_benchmarks(retriever, photos):
@@ -376,7 +385,7 @@ def test_numpy_counts_and_no_descriptions_are_fine(index_of, photos):
 
 
 def test_the_toy_clip_warns_before_it_indexes_photographs(photos, tmp_path, capsys):
-    toy = Retriever.load("checkpoints/toy/context-i2w", device="cpu")
+    toy = Retriever.load("toy", device="cpu")
     toy.index(photos, tmp_path / "cache")
     assert capsys.readouterr().err.count("the toy CLIP knows drawn pictures") == 1
     toy.index(photos, tmp_path / "cache")  # nothing is encoded

@@ -1,4 +1,4 @@
-"""Where a mapper comes from: a file, a run, a shared folder, the hub, or the ones that the repository ships."""
+"""Where a mapper comes from: a file, a run, a shared folder, the hub, or the toy world's, which the package ships."""
 
 import os
 import re
@@ -10,27 +10,28 @@ from context_i2w.errors import UserError
 from context_i2w.model.clip_weights import TOY_FOLDER
 
 LAST = "last.pt"  # of a run: logs/RUN/checkpoints/last.pt
+_SHIPPED = re.compile(r"(?:checkpoints/)?toy(?:/([\w.-]+))?")  # a folder of the repository at first
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?<!\.pt)")
 
 
 def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Checkpoint:
-    """A checkpoint file, a training run's folder, one of `save_pretrained`, or the hub's "owner/name".
+    """A checkpoint file, a run's folder, one of `save_pretrained`, the hub's "owner/name", "toy" or "toy/NAME".
 
     Read, not yet built. trust_code: whether a mapper of somebody's own, named by path, may be imported.
     Raises UserError if it is nothing of the kind.
     """
     path = Path(source)
+    if not os.path.exists(path) and (match := _SHIPPED.fullmatch(path.as_posix())):
+        path = _shipped(match[1])
     if os.path.isfile(path):
         return read_checkpoint(path, trust_code)
-    if is_pretrained_folder(path) or (not os.path.isdir(path) and _HUB_NAME.fullmatch(str(source))):
-        return from_pretrained(source, trust_code=trust_code)
+    if is_pretrained_folder(path) or (not os.path.isdir(path) and _HUB_NAME.fullmatch(str(path))):
+        return from_pretrained(path, trust_code=trust_code)
     if not os.path.isdir(path):
         return read_checkpoint(path)  # says that there is no such file
     last = path / "checkpoints" / LAST
     if os.path.isfile(last):
         return read_checkpoint(last, trust_code)
-    if path.resolve() == TOY_FOLDER and shipped_checkpoints():
-        return find_checkpoint(shipped_checkpoints()[0])
     files = sorted(path.glob("*.pt"))
     if len(files) != 1:
         what = f"has {len(files)} checkpoints (*.pt), name one of them" if files else "holds no checkpoint"
@@ -39,9 +40,18 @@ def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Chec
 
 
 def shipped_checkpoints() -> list[Path]:
-    """The toy world's mappers that come with the repository, Context-I2W first."""
-    folders = [path.parent for path in TOY_FOLDER.rglob(WEIGHTS)]
-    return sorted([*folders, *TOY_FOLDER.glob("*.pt")], key=lambda path: ("context" not in path.name, path.name))
+    """The toy world's mappers that come with the package, a folder each, Context-I2W first."""
+    folders = [path.parent for path in TOY_FOLDER.glob(f"*/{WEIGHTS}")]
+    return sorted(folders, key=lambda path: ("context" not in path.name, path.name))
+
+
+def _shipped(name: str | None) -> Path:
+    """The folder of the mapper of that name, or the first. Raises UserError if there is none."""
+    folders = {folder.name: folder for folder in shipped_checkpoints()}
+    if name and name not in folders:
+        known = ", ".join(f"toy/{name}" for name in folders)
+        raise UserError(f"toy/{name}: no mapper of the toy world; there are {known}")
+    return folders[name] if name else next(iter(folders.values()))
 
 
 def newest_checkpoint(logs: Path) -> Path | None:

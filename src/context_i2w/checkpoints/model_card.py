@@ -35,7 +35,7 @@ from context_i2w import Retriever
 
 retriever = Retriever.load("{source}")
 index = retriever.index("my_photos/")
-hits = index.search("ref.jpg", "a photo of [*] on a beach", k=10)
+hits = index.search("ref.jpg", "{example}", k=10)
 ```
 
 ## Limits
@@ -44,7 +44,7 @@ It finds what CLIP can tell apart, with CLIP's biases. Composed retrieval is zer
 image, description and target were used in training. Not for identifying people.
 {toy}"""
 TOY = """
-This one belongs to the toy world: small drawn pictures, a tiny CLIP and a vocabulary of about a hundred words.
+This one belongs to the toy world: small drawn pictures, a tiny CLIP and a vocabulary of 64 words.
 It shows that the code works and knows nothing of photographs.
 """
 
@@ -54,6 +54,7 @@ def model_card(config: dict[str, Any], mapper: type[Mapper], parameters: int, so
     clip = config["clip"]
     title = getattr(mapper, "title", mapper.__name__)
     base = BASE_MODELS.get((clip["model"], clip["pretrained"]))
+    is_toy = clip["model"].startswith("toy")
     sees = mapper.uses_condition and config["mapper"]["options"].get("condition", True)
     return TEXT.format(
         base=f"base_model: {base}\n" if base else "",
@@ -66,5 +67,6 @@ def model_card(config: dict[str, Any], mapper: type[Mapper], parameters: int, so
         weights=clip["pretrained"],
         hash=clip["weights_hash"],
         source=source,
-        toy=TOY if clip["model"].startswith("toy") else "",
+        example="a photo of [*] at night" if is_toy else "a photo of [*] on a beach",
+        toy=TOY if is_toy else "",
     )

@@ -30,8 +30,9 @@ KEPT = 16  # queries
 SHOWN = 512  # pixels of the longer side of a reference that are kept
 
 
-# Methods whose weight is that of the slider "stay with the picture … follow the words".
+# Methods whose weight is that of the slider "stay with the picture … follow the words"; without a mapper, the other.
 MIXES = {"anchored": "the picture", "blended": "picture + words"}
+PLAIN_MIXES = {"slerp": "the words"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +58,15 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Unit vectors [1, E] that a query is mixed of. image, composed: empty for a query of text alone."""
+    """Unit vectors [1, E] that a query is mixed of. image, own: empty for a query of text alone.
+
+    own: by title, the mapper's "composed"; nothing without a mapper.
+    """
 
     prompt: str
     text: Tensor
     image: Tensor | None = None
-    composed: Mapping[str, Tensor] = field(default_factory=dict)  # by the mapper's title
+    own: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Answer:
 
 
 class Engine:
-    """An index and the mappers (by title) that search it; they share one CLIP.
+    """An index and the mappers (by title) that search it; they share one CLIP, which may also search alone.
 
     What the last few queries needed of CLIP and the mappers is kept: another weight, another number of results or
     another look at the maps costs no pass.
@@ -86,6 +90,7 @@ class Engine:
         self.index = index
         self.mappers = dict(mappers)
         self.retriever = next(iter(self.mappers.values()))
+        self.mixes = PLAIN_MIXES if self.retriever.mapper is None else MIXES
         self.nearest_words = NearestWords(self.retriever.clip)
         self._vectors = lru_cache(KEPT)(self._compute_vectors)
         self._words = lru_cache(KEPT)(self._find_words)
@@ -114,16 +119,17 @@ class Engine:
         compare: bool = False,
         with_maps: bool = True,
         with_words: bool = True,
-        method: str = "composed",
+        method: str | None = None,
     ) -> Answer:
         """looks: the references; none: a query of text alone. compare: the baselines too.
 
-        method: how the mappers' queries are formed of what is kept: "composed", "anchored:W" or "blended:W:A".
+        method: how the queries are formed of what is kept: "composed", "anchored:W" or "blended:W:A"; without a mapper
+        "slerp:A".
         Raises UserError for a description that can't be composed.
         """
         looks = (looks,) if isinstance(looks, Look) else tuple(looks)
         vectors = self._vectors(looks, description)
-        rows = _rows(vectors, compare, method)
+        rows = _rows(vectors, compare, method or self.retriever.default_method)
         hidden = [[look.row for look in looks if look.row is not None]] * len(rows)
         hits = self.index.nearest(torch.cat(list(rows.values())), k, hidden)
         maps = self._maps(looks, description) if with_maps and looks else []
@@ -139,12 +145,16 @@ class Engine:
             _shown(query),
             self.retriever.query_feature(query, seen, "text"),
             self.retriever.query_feature(query, seen, "image"),
-            {title: retriever.query_feature(query, seen) for title, retriever in self.mappers.items()},
+            {
+                title: {"composed": one.query_feature(query, seen)} if one.mapper is not None else {}
+                for title, one in self.mappers.items()
+            },
         )
 
     def _find_words(self, looks: tuple[Look, ...], description: str) -> dict[str, list[tuple[str, float]]]:
         query, seen = parse_query(description, len(looks)), _together(looks)
-        found = {title: self.nearest_words(one.pseudo_words(query, seen)) for title, one in self.mappers.items()}
+        mappers = {title: one for title, one in self.mappers.items() if one.mapper is not None}
+        found = {title: self.nearest_words(one.pseudo_words(query, seen)) for title, one in mappers.items()}
         return {title + _which(looks, n): near for title, words in found.items() for n, near in enumerate(words)}
 
     def _draw_maps(self, looks: tuple[Look, ...], description: str) -> list[HeatMap]:
@@ -181,13 +191,20 @@ def _rows(vectors: Vectors, compare: bool, method: str) -> dict[str, Tensor]:
     raw = {"image": vectors.image, "text": vectors.text}
     rows = {title: parse_method(name)(raw) for name, title in BASELINES.items()} if compare else {}
     query = parse_method(method)
-    return rows | {title: query({**raw, "composed": composed}) for title, composed in vectors.composed.items()}
+    return rows | {title: query({**raw, **own}) for title, own in vectors.own.items()}
 
 
 def mixed(mix: str, weight: float) -> str:
-    """The method of one of MIXES at a weight, with its default for any other weight."""
+    """The method of one of the mixes that stays with the picture by `weight`, with its default for any other weight."""
     name, _, *others = DEFAULTS[mix].split(":")
-    return ":".join([name, f"{weight:g}", *others])
+    return ":".join([name, f"{1 - weight if mix in PLAIN_MIXES else weight:g}", *others])
+
+
+def recommended(mixes: Mapping[str, str]) -> tuple[str, float]:
+    """The mix that a page begins with, and its weight."""
+    mix = list(mixes)[-1]
+    weight = float(DEFAULTS[mix].split(":")[1])
+    return mix, 1 - weight if mix in PLAIN_MIXES else weight
 
 
 def heat_maps(retriever: Retriever, query: Query, look: Look, which: str = "") -> list[HeatMap]:
@@ -221,7 +238,7 @@ def by_title(retrievers: Sequence[Retriever], names: Sequence[str]) -> dict[str,
 
 
 def _kind(retriever: Retriever) -> str:
-    title = getattr(retriever.mapper, "title", retriever.mapper_name)
+    title = getattr(retriever.mapper, "title", retriever.mapper_name) or "CLIP without a mapper"
     return (
         f"{title} without context"
         if isinstance(retriever.mapper, ContextI2W) and not retriever.mapper.uses_condition

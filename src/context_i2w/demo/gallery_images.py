@@ -5,7 +5,7 @@ from pathlib import Path
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.benchmarks.base import check_images_exist
 from context_i2w.demo.options import GALLERIES
-from context_i2w.search.files import Files, files_of_folder, files_of_list
+from context_i2w.search.files import Files, files_of_list, find_files
 
 
 def is_benchmark(images: str) -> bool:
@@ -14,9 +14,9 @@ def is_benchmark(images: str) -> bool:
 
 
 def find_images(images: str, data_root: Path) -> Files:
-    """A folder's images, or those that a benchmark ranks. Raises UserError if they are not there."""
+    """The images of a folder or a list, or those that a benchmark ranks. Raises UserError if they are not there."""
     if not is_benchmark(images):
-        return files_of_folder(images)
+        return find_files(images)
     name, options = GALLERIES[images]
     benchmark = BENCHMARKS[name].load(data_root, options or BENCHMARKS[name].options())
     check_images_exist(benchmark)

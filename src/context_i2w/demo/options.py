@@ -44,8 +44,9 @@ class Question(Options):
     """What is asked, of which pictures."""
 
     images: str | None = option(
-        None, "images to search: any folder, or a benchmark's gallery; left out: the toy world's, for a toy checkpoint",
-        metavar="DIR|" + "|".join(GALLERIES),
+        None, "images to search: any folder, a text file with a path in each line, or a benchmark's gallery; left out: "
+        "the toy world's, for a toy checkpoint",
+        metavar="DIR|FILE|" + "|".join(GALLERIES),
     )  # fmt: skip
     query: tuple[str, ...] = option((), "reference images; left out: three of the gallery", metavar="FILE")
     prompts: tuple[str, ...] = option(

@@ -194,7 +194,7 @@ function bind(id, event, key, value) {
 async function start() {
   const about = await ask("/about");
   Object.assign(limits, { upload: about.max_upload, references: about.max_references });
-  byId("about").textContent = `${about.gallery} · CLIP ${about.clip} · mapper ${about.mappers.join(", ")}`;
+  byId("about").textContent = `${about.gallery} · CLIP ${about.clip} · ${about.mappers.join(", ")}`;
   byId("mix").replaceChildren(...Object.entries(about.mixes).map(([value, text]) => new Option(text, value)));
   START.mix = about.mix;
   START.follow = about.follow;

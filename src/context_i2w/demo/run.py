@@ -15,7 +15,6 @@ from context_i2w.evaluation.features import EncodingOptions
 from context_i2w.evaluation.setup import LOGS, choose_data_root, choose_device
 from context_i2w.files import check_writable
 from context_i2w.model.clip_weights import TOY_MODEL
-from context_i2w.search.files import Files
 from context_i2w.search.index import Index
 from context_i2w.search.retriever import Retriever
 
@@ -43,10 +42,12 @@ def run(settings: DemoSettings) -> None:
 
 
 def load(settings: DemoSettings) -> dict[str, Retriever]:
-    """The mappers by title; those named, else the newest run's, else the shipped ones."""
-    sources = settings.model.resume or default_checkpoints()
-    device = choose_device(settings.machine.gpu, settings.machine.device)
+    """The mappers by title; those named, else CLIP alone if it is named, else the newest run's or the shipped."""
     model = settings.model
+    device = choose_device(settings.machine.gpu, settings.machine.device)
+    if model.is_clip_alone:
+        return by_title([Retriever.from_clip(model.model, model.weights or "openai", device)], [""])
+    sources = model.resume or default_checkpoints()
     first = Retriever.load(sources[0], model.model, model.weights, device, model.trust_code)
     others = [first.beside(source, model.trust_code) for source in sources[1:]]
     return by_title([first, *others], list(map(str, sources)))
@@ -55,10 +56,7 @@ def load(settings: DemoSettings) -> dict[str, Retriever]:
 def default_checkpoints() -> list[Path]:
     """The newest run's, else all that are shipped, Context-I2W first."""
     newest = newest_checkpoint(LOGS)
-    found = [newest] if newest is not None else shipped_checkpoints()
-    if not found:
-        raise UserError("no run under logs/ and no shipped checkpoint; train by `python src/main.py` or give --resume")
-    return found
+    return [newest] if newest is not None else shipped_checkpoints()
 
 
 def prompts_for(settings: DemoSettings, engine: Engine) -> list[str]:
@@ -72,11 +70,11 @@ def make_index(settings: DemoSettings, retriever: Retriever) -> Index:
         if retriever.clip.name != TOY_MODEL:
             raise UserError("--images DIR: which folder of images is to be searched?")
         images = TOY_IMAGES
-    files: Files | str = images
-    if is_benchmark(images):
-        files = find_images(images, choose_data_root(settings.data_root, retriever.clip))
+    data_root = choose_data_root(settings.data_root, retriever.clip) if is_benchmark(images) else Path()
     index = retriever.index(
-        files, settings.index.cache, EncodingOptions(settings.machine.batch_size, settings.machine.workers)
+        find_images(images, data_root),
+        settings.index.cache,
+        EncodingOptions(settings.machine.batch_size, settings.machine.workers),
     )
     print(f"{len(index):,} images of {index.files.title}, features in {index.store.folder}")
     if settings.index.factory:
@@ -120,7 +118,12 @@ def write_gallery(settings: DemoSettings, engine: Engine, looks: list[tuple[str,
 
 
 def explain(engine: Engine, looks: list[tuple[str, Look]], prompts: list[str]) -> None:
-    """Prints, for each reference and description, the words of CLIP nearest to each mapper's pseudo-word token."""
+    """Prints, for each reference and description, the words of CLIP nearest to each mapper's pseudo-word token.
+
+    Raises UserError if there is no mapper.
+    """
+    if engine.retriever.mapper is None:
+        raise UserError("--explain tells of pseudo-word tokens, and CLIP alone makes none; give a mapper by --resume")
     for name, look in looks:
         print(f"\n{name}")
         for prompt in prompts:

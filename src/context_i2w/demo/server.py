@@ -22,12 +22,11 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from context_i2w.demo.engine import MIXES, Answer, Engine, Look, mixed
+from context_i2w.demo.engine import Answer, Engine, Look, mixed, recommended
 from context_i2w.demo.gallery import shown
 from context_i2w.demo.pictures import data_uri
 from context_i2w.demo.web import Refused, Request, Response, Route, Server, as_json
 from context_i2w.model.images import BrokenImage, as_image
-from context_i2w.model.queries import RECOMMENDED
 from context_i2w.search.index import Hit
 from context_i2w.search.pictures import HEIF, read_picture
 from context_i2w.search.thumbnails import jpeg, thumbnail
@@ -66,15 +65,16 @@ class Demo:
 
     def about(self) -> dict[str, Any]:
         index = self.engine.index
+        mix, weight = recommended(self.engine.mixes)
         unread = f", {index.files.unread_kinds} left out" if index.files.unread else ""
         return {
             "clip": self.engine.retriever.clip.name,
             "mappers": list(self.engine.mappers),
             "gallery": shown(f"{len(index):,} pictures of {index.files.title}{unread}"),
             "examples": self.examples,
-            "mixes": MIXES,
-            "mix": RECOMMENDED.split(":")[0],
-            "follow": round(100 * (1 - float(RECOMMENDED.split(":")[1]))),
+            "mixes": self.engine.mixes,
+            "mix": mix,
+            "follow": round(100 * (1 - weight)),
             "max_upload": MAX_UPLOAD,
             "max_references": MAX_REFERENCES,
         }
@@ -143,9 +143,9 @@ class Demo:
             raise Refused(HTTPStatus.BAD_REQUEST, f"k is a whole number from 1 to {MAX_K}")
         if not isinstance(weight, int | float) or not 0 <= weight <= 1:
             raise Refused(HTTPStatus.BAD_REQUEST, "weight is a number from 0 to 1")
-        mix = question.get("mix", next(iter(MIXES)))
-        if mix not in list(MIXES):
-            raise Refused(HTTPStatus.BAD_REQUEST, f"mix is one of {', '.join(MIXES)}")
+        mix = question.get("mix", next(iter(self.engine.mixes)))
+        if mix not in list(self.engine.mixes):
+            raise Refused(HTTPStatus.BAD_REQUEST, f"mix is one of {', '.join(self.engine.mixes)}")
         keys = self._references(question)
         looks = [self._look(*key) for key in keys]
         compare, explain = bool(question.get("compare")), bool(question.get("explain", True))

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from context_i2w.benchmarks.base import Benchmark, QueryGroup, check_images_exist
+from context_i2w.errors import UserError
 from context_i2w.evaluation.compositions import compositions
 from context_i2w.evaluation.features import Encoded, EncodingOptions, encode
 from context_i2w.model.clip import FrozenCLIP
@@ -90,11 +91,14 @@ def row_name(method: str, mapper: str = ONLY) -> str:
 def rows_of(methods: Sequence[str], mappers: Iterable[str]) -> dict[str, tuple[str, str | None]]:
     """Row -> its method and the name of its mapper: first the methods that need none, then mapper by mapper.
 
-    Raises UserError for an unknown method.
+    Raises UserError for an unknown method, and where all need a mapper and there is none.
     """
     of_mapper = [method for method in methods if parse_method(method).uses_mapper]
     rows = {method: (method, None) for method in methods if method not in of_mapper}
-    return rows | {row_name(method, mapper): (method, mapper) for mapper in mappers for method in of_mapper}
+    rows |= {row_name(method, mapper): (method, mapper) for mapper in mappers for method in of_mapper}
+    if not rows:
+        raise UserError(f"{', '.join(methods)}: of a mapper; give one by --resume, or --methods image,text,slerp")
+    return rows
 
 
 def query_features(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> torch.Tensor:

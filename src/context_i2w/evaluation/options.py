@@ -20,7 +20,8 @@ class ModelChoice(Options):
 
     resume: tuple[str, ...] = option(
         (), "checkpoint of ours or of the published code, a run's or a shared folder, or a hub id; several for a row "
-        "each. Left out: the newest run under logs/, else the shipped toy checkpoint",
+        "each. Left out: with --model or --pretrained CLIP without a mapper, else the newest run under logs/, else the "
+        "shipped toy checkpoint",
         metavar="CKPT",
     )  # fmt: skip
     openai_pretrained: bool = option(False, "CLIP weights of OpenAI, if CKPT names none")
@@ -32,6 +33,10 @@ class ModelChoice(Options):
         super().__post_init__()
         if self.openai_pretrained and self.pretrained not in (None, "openai"):
             raise UserError("--openai-pretrained and --pretrained exclude each other; leave one out")
+
+    @property
+    def is_clip_alone(self) -> bool:
+        return not self.resume and bool(self.model or self.pretrained)
 
     @property
     def weights(self) -> str | None:

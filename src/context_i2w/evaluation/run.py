@@ -24,6 +24,7 @@ from context_i2w.evaluation.setup import (
 )
 from context_i2w.evaluation.sweep import read_choice, read_methods
 from context_i2w.files import check_writable
+from context_i2w.model.queries import DEFAULT_METHODS, PLAIN_METHODS
 
 
 def run(asked: Evaluation) -> None:
@@ -50,7 +51,7 @@ class _Running:
         if self.settings.eval_mode != ALL:
             find_benchmark(self.settings.eval_mode)  # before anything is loaded
         device = choose_device(machine.gpu, machine.device)
-        paths = choose_checkpoints(model.resume)
+        paths = [] if model.is_clip_alone else choose_checkpoints(model.resume)
         self.models = load_models(paths, model.model, model.weights, device, model.trust_code)
         self.data_root = choose_data_root(self.settings.data_root, self.models.clip)
         cache = self.settings.embedding_cache
@@ -115,7 +116,9 @@ class _Running:
         return under(kind.load(self.data_root, options), protocol, rows.preparation)
 
     def evaluate(self, benchmark: Benchmark) -> Result:
-        methods, self.origin = read_methods(self.settings.rows.methods, benchmark.name, self.data_root)
+        asked = self.settings.rows.methods
+        asked = asked if self.models.mappers or asked != DEFAULT_METHODS else PLAIN_METHODS
+        methods, self.origin = read_methods(asked, benchmark.name, self.data_root)
         return evaluate(benchmark, self.models.clip, self.models.mappers, self.encoding, methods)
 
     def report(self, result: Result) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from context_i2w.distributed import device_named
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, ONLY
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.clip_weights import TOY_MODEL
+from context_i2w.model.clip_weights import TOY_MODEL, load_clip
 from context_i2w.model.mappers import Mapper
 
 LOGS = Path("logs")
@@ -53,9 +53,7 @@ def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
         return [checkpoint_to_resume(path, LOGS) if path == "auto" else Path(path) for path in dict.fromkeys(resume)]
     path, origin = newest_checkpoint(LOGS), "the newest run"
     if path is None:
-        path, origin = next(iter(shipped_checkpoints()), None), "the shipped toy checkpoint"
-    if path is None:
-        raise UserError("no run under logs/ and no shipped checkpoint; train by `python src/main.py` or give --resume")
+        path, origin = shipped_checkpoints()[0], "the shipped toy checkpoint"
     print(f"no --resume: evaluating {origin}, {path}")
     return [path]
 
@@ -63,9 +61,13 @@ def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
 def load_models(
     paths: Sequence[Path], model: str | None, pretrained: str | None, device: torch.device, trust_code: bool = False
 ) -> Models:
-    """The mappers of the checkpoints and their common CLIP. Raises UserError if their CLIPs differ."""
+    """The mappers of the checkpoints and their common CLIP; without checkpoints, CLIP alone, OpenAI's if none is named.
+
+    Raises UserError if their CLIPs differ.
+    """
     checkpoints = [find_checkpoint(path, trust_code) for path in paths]
-    clip = checkpoints[0].load_clip(model, pretrained, device)
+    load = checkpoints[0].load_clip if checkpoints else load_clip
+    clip = load(model, pretrained if checkpoints else pretrained or "openai", device)
     for other in checkpoints[1:]:
         if not other.belongs_to(clip, model, pretrained):
             first = checkpoints[0].path

@@ -15,7 +15,7 @@ from context_i2w.errors import UserError
 from context_i2w.files import shown
 from context_i2w.model.tensor_files import first_line
 
-TOY_FOLDER = Path(__file__).resolve().parents[3] / "checkpoints" / "toy"
+TOY_FOLDER = Path(__file__).resolve().parents[1] / "toy_world" / "model"
 TOY_MODEL = "toy_clip"
 SCHEMAS = ("hf-hub:", "local-dir:")
 CONFIG = "open_clip_config.json"

@@ -65,6 +65,11 @@ class FrozenCLIP(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def __repr__(self) -> str:
+        count = sum(weight.numel() for weight in self.parameters())
+        sizes = f"{self.sizes.image_size} pixels, {self.sizes.embed_dim} dimensions, {count:,} parameters"
+        return f"FrozenCLIP({self.name}, {sizes}, {self.device})"
+
     def train(self, mode: bool = True) -> "FrozenCLIP":
         """Stays in evaluation mode whatever the module around it does."""
         return super().train(False)

@@ -38,6 +38,11 @@ class Mapper(nn.Module):
         super().__init__()
         self.options = options or self.Options()
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.options}, {sum(weight.numel() for weight in self.parameters()):,} parameters)"
+        )
+
     def forward(self, condition: Tensor | None, image: ImageFeatures) -> Tensor:
         """Pseudo-word tokens [B, T] from the condition [B, E] (a text embedding, not normalised) and image features."""
         raise NotImplementedError

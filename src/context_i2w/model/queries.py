@@ -189,3 +189,4 @@ FORMS = tuple(form.shown for form in _FORMS.values())
 DEFAULTS = {"anchored": "anchored:0.3", "blended": "blended:0.8:0.6", "pdv": "pdv:0.7:1:1", "slerp": "slerp:0.65"}
 RECOMMENDED = DEFAULTS["blended"]
 DEFAULT_METHODS = ("image", "text", "image+text", "composed", RECOMMENDED)
+PLAIN_METHODS = ("image", "text", "image+text", "slerp")  # of CLIP without a mapper

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,9 @@ class Files:
         return kinds + (" (`pip install pillow-heif` reads HEIC)" if HEIC & self.unread.keys() else "")
 
 
+Images = str | os.PathLike | Sequence[str | os.PathLike] | Files
+
+
 def files_of_folder(folder: str | os.PathLike) -> Files:
     """All images of the folder and the folders in it; hidden ones (`.name`) are left out.
 
@@ -75,19 +78,43 @@ def files_of_folder(folder: str | os.PathLike) -> Files:
     return files
 
 
-def files_of_list(paths: Iterable[str | os.PathLike], label: str) -> Files:
-    """The given files, each once. Raises UserError if one does not exist or the list is empty."""
-    absolute = sorted({os.path.abspath(path) for path in paths})
-    if not absolute:
-        raise UserError(f"{label}: an empty list of images")
-    root = Path(os.path.commonpath([os.path.dirname(path) for path in absolute]))
+def find_files(source: Images) -> Files:
+    """The images of a folder, of a list of files and folders, or of a text file that holds such a list, a path a line.
+
+    Raises UserError if one is not there, or there is no image.
+    """
+    if isinstance(source, Files):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        return files_of_list(source)
+    if not os.path.isfile(source):
+        return files_of_folder(source)
+    if os.path.splitext(source)[1].lower() in SUFFIXES:
+        return files_of_list([source])
+    lines = os.fsdecode(Path(source).read_bytes()).splitlines()
+    return files_of_list([line for line in lines if line], os.fspath(source))
+
+
+def files_of_list(paths: Iterable[str | os.PathLike], label: str = "") -> Files:
+    """The given files and those of the given folders, each once. Raises UserError if one is not there, or none is."""
+    found: set[str] = set()
+    unread: Counter[str] = Counter()
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise UserError(f"a list of images holds paths of files, not a {type(path).__name__}")
+        folder = files_of_folder(path) if os.path.isdir(path) else None
+        found |= {os.path.abspath(folder.path(name)) for name in folder.states} if folder else {os.path.abspath(path)}
+        unread.update(folder.unread if folder else {})
+    if not found:
+        raise UserError(f"{label + ': ' if label else ''}an empty list of images")
+    root = Path(os.path.commonpath([os.path.dirname(path) for path in found]))
     states = {}
-    for path in absolute:
+    for path in sorted(found):
         try:
             states[Path(path).relative_to(root).as_posix()] = file_state(path)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from None
-    return Files(root, states, label)
+        except (OSError, ValueError) as error:  # a ValueError for a null character
+            raise UserError(f"{path}: {getattr(error, 'strerror', error)}") from None
+    return Files(root, states, label or f"a list under {root}", dict(unread))
 
 
 def _walk(folder: Path) -> Iterable[os.DirEntry]:

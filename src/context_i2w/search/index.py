@@ -58,6 +58,11 @@ class Index:
         self._row = {name: row for row, name in enumerate(self.names)}
         self._thumbnails = Thumbnails(store.folder / "thumbnails")
 
+    def __repr__(self) -> str:
+        search = "exact search" if self._approximate is None else self._approximate[1].factory
+        left_out = f", {len(self.broken):,} left out" if self.broken else ""
+        return f"Index({len(self):,} images of {self.files.title}{left_out}, {self._about['clip']}, {search})"
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -1,9 +1,9 @@
 """Composed image retrieval over your own pictures, in a few lines.
 
 from context_i2w import Retriever
-retriever = Retriever.load("checkpoints/toy")            # or a hub id, a training run, a checkpoint file
+retriever = Retriever.load("toy")                        # or a hub id, a training run, a checkpoint file
 index = retriever.index("my_photos/")
-hits = index.search("ref.jpg", "a photo of [*] on a beach", k=10)
+hits = index.search("ref.jpg", "a photo of [*] at night", k=10)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.model.prompts import Tokenizer
 from context_i2w.model.queries import parse_method
-from context_i2w.search.files import Files, files_of_folder
+from context_i2w.search.files import Files, Images, find_files
 from context_i2w.search.index import Index
 from context_i2w.search.indexing import bring_up_to_date, report_broken
 from context_i2w.search.pictures import Picture, PicturePreparation
@@ -60,6 +60,11 @@ class Retriever:
         self.preparation = PicturePreparation(*clip.transform)
         self._origin = origin
 
+    def __repr__(self) -> str:
+        origin = f" of {self._origin.path}" if self._origin else ""
+        mapper = f"{self.mapper_name}{origin}" if self.mapper_name else "no mapper"
+        return f"Retriever({self.clip.name}, {mapper}, {self.clip.device})"
+
     @classmethod
     def load(
         cls,
@@ -69,7 +74,7 @@ class Retriever:
         device: str | torch.device | None = None,
         trust_code: bool = False,
     ) -> Retriever:
-        """From a folder of `save_pretrained`, the hub's "owner/name", a training run's folder or a checkpoint file.
+        """From a folder of `save_pretrained`, the hub's "owner/name", a run's folder, a checkpoint file, or "toy".
 
         Files of the published Context-I2W, Pic2Word, SEARLE and LinCIR code load too. model, pretrained: another CLIP
         than the checkpoint names, e.g. a local weights file. device: a GPU if there is one. trust_code: whether a
@@ -84,7 +89,7 @@ class Retriever:
     @classmethod
     def from_clip(
         cls,
-        model: str = DEFAULT_MODEL,
+        model: str | None = DEFAULT_MODEL,
         pretrained: str | None = "openai",
         device: str | torch.device | None = None,
     ) -> Retriever:
@@ -106,23 +111,26 @@ class Retriever:
 
     def index(
         self,
-        folder: str | os.PathLike | Files,
+        images: Images,
         cache: str | os.PathLike | None = None,
         options: EncodingOptions | None = None,
         thumbnails: bool = True,
     ) -> Index:
         """The index over all images of a folder (and the folders in it), ready to search.
 
-        Features are kept on disk and only new or changed files are encoded. Files that can't be read are named in
-        `index.broken`. cache: where features are kept; default $CONTEXT_I2W_CACHE, else ~/.cache/context-i2w.
+        images: the folder; or a list of files and folders, or a text file with a path in each line. Features are kept
+        on disk and only new or changed files are encoded. Files that can't be read are named in `index.broken`.
+        cache: where features are kept; default $CONTEXT_I2W_CACHE, else ~/.cache/context-i2w. Lists under one folder
+        take turns in it: give each a cache of its own where several are in use.
         thumbnails: whether small pictures (about 8 kB each) are kept beside them, for a page.
-        Raises UserError if there is no folder, no image, or the cache can't be written.
+        Raises UserError if an image or folder is not there, none can be read, or the cache can't be written.
         """
-        files = folder if isinstance(folder, Files) else files_of_folder(folder)
+        files = find_files(images)
         store = Store(self._store_folder(files, cache), self.clip.sizes.embed_dim)
         if self.clip.name == TOY_MODEL and not store.is_complete(files.states) and not is_toy_world(files.root):
             note(
-                f"{files.root}: the toy CLIP knows drawn pictures of 48 pixels and 64 words; take a ViT-L/14 for others"
+                f"{files.title}: the toy CLIP knows drawn pictures of 48 pixels and 64 words; for photographs take "
+                'Retriever.from_clip("ViT-L-14", "openai"), --model ViT-L/14, or a checkpoint for it'
             )
         small = Thumbnails(store.folder / "thumbnails") if thumbnails else None
         bring_up_to_date(store, files, self.clip, options or EncodingOptions(), small)
