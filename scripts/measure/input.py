@@ -32,9 +32,10 @@ from tqdm import tqdm
 
 from context_i2w.command_line import Parser
 from context_i2w.data.augmentation import TrainPreparation
-from context_i2w.data.batches import ListSource, read
+from context_i2w.data.batches import ListSource
 from context_i2w.data.packed_strings import Strings
 from context_i2w.data.pairs import ImagePairs, PairList, read_pair_list
+from context_i2w.data.reading import read
 from context_i2w.data.shards import ShardSource
 from context_i2w.distributed import Process
 from context_i2w.errors import exit_on_user_error

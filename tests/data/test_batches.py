@@ -7,7 +7,7 @@ import time
 import pytest
 from torch.utils.data import Dataset
 
-from context_i2w.data.batches import read
+from context_i2w.data.reading import read
 from context_i2w.errors import UserError
 from context_i2w.model.images import BrokenImage, open_image
 

@@ -1,16 +1,12 @@
 """Batches of an epoch for one process, whatever the pairs come from."""
 
-import functools
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from context_i2w.data.pairs import Batch, EpochBatches, Order
+from context_i2w.data.reading import read
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 
@@ -55,46 +51,3 @@ class ListSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.sampler.epoch, self.sampler.start = epoch, start
         return read(self.rows, self.workers, sampler=self.sampler, pin_memory=self.pin)
-
-
-def read(rows: Dataset, workers: int, **options) -> Iterator[Any]:
-    """The items of `rows`, which are whole batches; read ahead by so many processes.
-
-    Processes are forked where that works: in a process that was spawned itself they would be spawned too by default,
-    and import torch first, for seconds. Ctrl-C and the scheduler's signals reach them too, but they go on until this
-    iterator is closed: it is for the training process to decide. Raises UserError if one of them dies.
-    """
-    forked = "fork" if workers and sys.platform == "linux" else None
-    ending = multiprocessing.get_context(forked).Event() if workers else None
-    loader = DataLoader(
-        rows,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=forked,
-        worker_init_fn=functools.partial(_decide_on_signals, ending) if ending else None,
-        **options,
-    )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        reason = str(error).splitlines()[0].strip()
-        raise UserError(
-            f"a reading process died ({reason}); if nobody ended it, memory ran out: lower --workers"
-        ) from None
-    finally:
-        if ending:
-            ending.set()
-
-
-def _decide_on_signals(ending: Any, worker: int) -> None:
-    """A reader goes on at signals, unless its work is over: it might wait for a file that never comes."""
-
-    def on_signal(number: int, _: Any) -> None:
-        if ending.is_set():
-            os._exit(0)
-
-    signal.signal(signal.SIGTERM, on_signal)
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

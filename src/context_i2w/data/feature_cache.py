@@ -12,6 +12,7 @@ What rounding cost is measured and printed as the cache is written.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,14 +26,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
-from context_i2w.data.batches import read
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import CacheOptions
 from context_i2w.data.pairs import Batch, ImagePairs
+from context_i2w.data.reading import read_images
 from context_i2w.data.record_store import VALID, RecordStore, read_key
 from context_i2w.files import file_state, note
 from context_i2w.model.backbones import CLIPSizes
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
+from context_i2w.model.images import BrokenImage
 from context_i2w.model.prompts import mark_placeholders
 
 TOKEN_TYPES = {"fp16": np.float16, "int8": np.int8}
@@ -107,20 +109,24 @@ class CachedImages:
 
     def fill(self, clip: FrozenCLIP, batch_size: int, workers: int, title: str) -> None:
         """Writes what is missing: one vision pass for each image or view."""
-
         error = _RoundingError()
+        prepare = functools.partial(_pixels, self.pairs, self.prepare)
 
         def encode(batches: list[list[int]]) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-            for valid, pixels in read(_Pixels(self.pairs, self.prepare), workers, sampler=batches):
-                seen = clip.encode_image(pixels)
+            for views, images in zip(batches, read_images(prepare, batches, workers), strict=True):
+                valid = np.isin(views, images.numbers)
+                if not images.numbers:
+                    yield valid, {}
+                    continue
+                seen = clip.encode_image(images.pixels)
                 kept = self.records(seen)
-                valid = np.asarray(valid) & _finite(kept)
-                if valid.any() and self.key.tokens:
-                    rows = np.flatnonzero(valid)[:8]
-                    error.add(
-                        seen.tokens[rows], self.features({name: part[rows] for name, part in kept.items()}).tokens
-                    )
-                yield valid, kept
+                finite = _finite(kept)
+                valid[valid] = finite
+                if finite.any() and self.key.tokens:
+                    rows = np.flatnonzero(finite)[:8]
+                    few = {name: part[rows] for name, part in kept.items()}
+                    error.add(seen.tokens[rows], self.features(few).tokens)
+                yield valid, {name: part[finite] for name, part in kept.items()}
 
         self.store.fill(encode, batch_size, title, self._states())
         error.report(self.key.precision)
@@ -184,27 +190,13 @@ def _image_fields(key: ImageKey, sizes: CLIPSizes) -> list[tuple]:
     return fields
 
 
-class _Pixels(Dataset):
-    """For view numbers: which images can be read [n], and their pixels [n, 3, S, S], zeros for the others.
-
-    View v is the crop of number v // rows of row v % rows.
-    """
-
-    def __init__(self, pairs: ImagePairs, prepare: TrainPreparation):
-        self.pairs, self.prepare = pairs, prepare
-
-    def __getitem__(self, views: Sequence[int]) -> tuple[np.ndarray, Tensor]:
-        listed, size = self.pairs.pairs, self.prepare.preparation.image_size
-        pixels, valid = torch.zeros(len(views), 3, size, size, dtype=torch.uint8), np.zeros(len(views), bool)
-        for place, view in enumerate(views):
-            crop, row = divmod(view, len(listed))
-            try:
-                drawn = f"{self.pairs.seed}-{crop}-{row}"
-                pixels[place] = self.prepare(listed.images[row], drawn, caption=listed.masked[row])[0]
-                valid[place] = True
-            except BrokenPair:
-                pass
-        return valid, pixels
+def _pixels(pairs: ImagePairs, prepare: TrainPreparation, view: int) -> Tensor:
+    """[3, S, S] of a view's number: v is the crop of number v // rows of row v % rows. Raises BrokenImage."""
+    crop, row = divmod(view, len(pairs.pairs))
+    try:
+        return prepare(pairs.pairs.images[row], f"{pairs.seed}-{crop}-{row}", caption=pairs.pairs.masked[row])[0]
+    except BrokenPair as error:
+        raise BrokenImage(error.name, error.kind) from None
 
 
 def open_cache(
@@ -247,20 +239,20 @@ def open_cache(
 
 
 class _CaptionEncoder:
-    """For row numbers: which captions are usable [n], and their records."""
+    """For row numbers: which captions are usable [n], and the records of those."""
 
     def __init__(self, pairs: ImagePairs, clip: FrozenCLIP):
         self.pairs, self.clip = pairs, clip
 
     def __call__(self, rows: Sequence[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         listed = self.pairs.pairs
-        valid, captions = np.zeros(len(rows), bool), [""] * len(rows)
+        valid, captions = np.zeros(len(rows), bool), []
         for place, row in enumerate(rows):
-            try:
-                captions[place] = mark_placeholders(check_caption(listed.images[row], listed.masked[row]))
+            with contextlib.suppress(BrokenPair):
+                captions.append(mark_placeholders(check_caption(listed.images[row], listed.masked[row])))
                 valid[place] = True
-            except BrokenPair:
-                pass
+        if not captions:
+            return valid, {}
         ids = self.pairs.tokenizer(captions)
         return valid, {"condition_ids": ids.numpy(), "condition": self.clip.encode_text(ids).cpu().numpy()}
 

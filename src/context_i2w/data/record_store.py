@@ -40,7 +40,7 @@ STAMP = "key.json"
 TRAILER = np.dtype([("size", "<i8"), ("mtime", "<i8"), ("sum", "<u4")])
 END = 4  # bytes behind the trailer: its own checksum
 
-# Batches of row numbers -> for each batch which rows are valid [n] and the fields of their records.
+# Batches of row numbers -> for each batch which rows are valid [n] and the fields of those.
 Encode = Callable[[list[list[int]]], Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]]
 
 
@@ -169,7 +169,8 @@ class RecordStore:
             made = np.zeros(len(places), self.record)
             made["state"] = np.where(valid, VALID, BROKEN)
             for name, values in fields.items():
-                made[name] = records[name][places] = values
+                made[name][valid] = values
+                records[name][places] = made[name]
             trailer["sum"][places] = checksums(made.view(np.uint8).reshape(len(places), -1))
             trailer["size"][places], trailer["mtime"][places] = states[rows[places]].T
             records["state"][places] = made["state"]  # last: the record is whole

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from context_i2w.data.augmentation import TrainPreparation
-from context_i2w.data.batches import read
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import ShardOptions
 from context_i2w.data.pairs import Batch, make_batch
+from context_i2w.data.reading import read
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, is_local, read_samples, shard_sizes
 from context_i2w.data.shard_plan import Piece, ShardPlan
 from context_i2w.distributed import Process

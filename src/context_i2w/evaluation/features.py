@@ -9,24 +9,24 @@ image, it costs one pass; what no row asked for is not encoded.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from context_i2w.benchmarks.base import Benchmark, listing
+from context_i2w.data.reading import Images, batched, read_images
 from context_i2w.errors import UserError
 from context_i2w.evaluation.compositions import Composer, PromptIds, all_compositions
 from context_i2w.evaluation.embedding_cache import EmbeddingCache
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
-from context_i2w.model.images import BrokenImage, ImageSource, Preparation
+from context_i2w.model.images import ImageSource, Preparation
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.prompts import Tokenizer
 from context_i2w.model.queries import OF_MAPPER
@@ -116,13 +116,14 @@ def _see(
     embeddings = embeddings.to(clip.device)
     waiting = {index for composer in of_tokens for index in composer.waiting}
     passed = {index: source for source, index in images.items() if known is None or index in waiting}
-    for batch, features in _vision_passes(passed, clip, options, name):
+    first: dict[bytes, int] = {}
+    for seen, features in _vision_passes(passed, clip, options, name):
         if known is None:
-            embeddings[batch.indices] = features.embedding.float()
-            for index, first in batch.repeats:
-                embeddings[index] = embeddings[first]
+            embeddings[seen.numbers] = features.embedding.float()
+            for index, earlier in _repeats(seen, first):
+                embeddings[index] = embeddings[earlier]
         for composer in of_tokens:
-            composer.see(batch.indices, features, prompts, options.batch_size)
+            composer.see(seen.numbers, features, prompts, options.batch_size)
     for composer in composers:
         if not composer.mapper.uses_tokens:  # what it reads is there for all images
             composer.see(range(len(images)), ImageFeatures(embeddings, None), prompts, options.batch_size)
@@ -153,64 +154,35 @@ def precision_of(device: torch.device, precision: str) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
-class Batch(NamedTuple):
-    """Prepared images of one vision pass; repeats: (index, index of an earlier image of the same pixels)."""
-
-    indices: list[int]
-    pixels: torch.Tensor  # [B, 3, S, S]
-    repeats: list[tuple[int, int]]
-
-
 def _vision_passes(
     sources: Mapping[int, ImageSource], clip: FrozenCLIP, options: EncodingOptions, name: str
-) -> Iterator[tuple[Batch, ImageFeatures]]:
-    preparation = Preparation(*clip.transform)
-    loader = DataLoader(
-        _Prepared(sources, preparation),
-        batch_size=options.batch_size,
-        num_workers=options.worker_count(),
-        collate_fn=list,
-    )
-    broken: list[BrokenImage] = []
-    first: dict[bytes, int] = {}
+) -> Iterator[tuple[Images, ImageFeatures]]:
+    prepare = functools.partial(_pixels, Preparation(*clip.transform), sources)
+    broken: dict[int, Exception] = {}
     with tqdm(total=len(sources), desc=f"{name}: images", unit="image") as bar:
-        for items in loader:
-            broken += [item for _, item, _ in items if isinstance(item, BrokenImage)]
+        for images in read_images(prepare, batched(sources, options.batch_size), options.worker_count()):
+            broken |= images.broken
             if not broken:  # once one is unreadable the rest is only read, to list them all
-                batch = _batch(items, first)
-                yield batch, clip.encode_image(batch.pixels)
-            bar.update(len(items))
+                yield images, clip.encode_image(images.pixels)
+            bar.update(len(images.numbers) + len(images.broken))
     if broken:
-        reasons = sorted({str(error) for error in broken})
+        reasons = sorted({str(error) for error in broken.values()})
         raise UserError(f"{name}: {listing(reasons, len(sources), 'cannot be read')}")
 
 
-def _batch(items: Sequence[tuple[int, torch.Tensor, bytes]], first: dict[bytes, int]) -> Batch:
-    """Identical pixels under several names must get identical features, or rounding would break their tie."""
-    repeats = []
-    for index, _, digest in items:
+def _pixels(preparation: Preparation, sources: Mapping[int, ImageSource], index: int) -> torch.Tensor:
+    return preparation.pixels(sources[index])
+
+
+def _repeats(images: Images, first: dict[bytes, int]) -> Iterator[tuple[int, int]]:
+    """(index, that of an earlier image of the same pixels); first: digest of pixels -> index, filled here.
+
+    Identical pixels under several names must get identical features, or rounding would break their tie.
+    """
+    for index, pixels in zip(images.numbers, images.pixels):
+        digest = hashlib.blake2b(pixels.numpy().data, digest_size=16).digest()
         if first.setdefault(digest, index) != index:
-            repeats.append((index, first[digest]))
-    return Batch([index for index, _, _ in items], torch.stack([pixels for _, pixels, _ in items]), repeats)
-
-
-class _Prepared(Dataset):
-    """(index, pixels, digest of the pixels), or (index, BrokenImage, b"") for a file that can't be read."""
-
-    def __init__(self, sources: Mapping[int, ImageSource], preparation: Preparation):
-        self.sources = list(sources.items())
-        self.preparation = preparation
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def __getitem__(self, place: int) -> tuple[int, torch.Tensor | BrokenImage, bytes]:
-        index, source = self.sources[place]
-        try:
-            pixels = self.preparation(source)
-        except BrokenImage as error:
-            return index, error, b""
-        return index, pixels, hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
+            yield index, first[digest]
 
 
 def _numbered(items: Iterable) -> dict:

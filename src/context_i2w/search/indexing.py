@@ -1,15 +1,16 @@
 """Brings a store up to date with its files: only new and changed images pass the vision tower."""
 
+import functools
 import sys
 
 import torch
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from context_i2w.data.reading import Images, batched, read_images
 from context_i2w.evaluation.features import EncodingOptions, precision_of
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.images import BrokenImage, as_bytes, as_image
+from context_i2w.model.images import as_bytes, as_image
 from context_i2w.search.files import Files
 from context_i2w.search.journal import Journal
 from context_i2w.search.pictures import PicturePreparation
@@ -57,52 +58,37 @@ def _encode(
     options: EncodingOptions,
     thumbnails: Thumbnails | None,
 ) -> None:
-    preparation = PicturePreparation(*clip.transform)
-    loader = DataLoader(
-        _Pictures(names, files, preparation, thumbnails),
-        batch_size=options.batch_size,
-        num_workers=options.worker_count() if len(names) > FEW else 0,
-        collate_fn=list,
-    )
-    hidden = None if len(names) > FEW else True
-    with tqdm(total=len(names), desc=f"indexing {files.root.name}", unit="image", disable=hidden) as bar:
-        for items in loader:
-            _encode_batch(items, journal, files, clip, options)
-            bar.update(len(items))
+    prepare = functools.partial(_pixels, names, files, PicturePreparation(*clip.transform), thumbnails)
+    few = len(names) <= FEW
+    batches = batched(range(len(names)), options.batch_size)
+    with tqdm(total=len(names), desc=f"indexing {files.root.name}", unit="image", disable=few or None) as bar:
+        for images in read_images(prepare, batches, 0 if few else options.worker_count()):
+            _encode_batch(images, names, journal, files, clip, options)
+            bar.update(len(images.numbers) + len(images.broken))
 
 
-def _encode_batch(items: list, journal: Journal, files: Files, clip: FrozenCLIP, options: EncodingOptions) -> None:
-    reasons = {name: found.reason for name, found in items if isinstance(found, BrokenImage)}
-    readable = [(name, found) for name, found in items if not isinstance(found, BrokenImage)]
-    if readable:
+def _encode_batch(
+    images: Images, names: list[str], journal: Journal, files: Files, clip: FrozenCLIP, options: EncodingOptions
+) -> None:
+    reasons = {names[number]: error.reason for number, error in images.broken.items()}
+    if images.numbers:
         with torch.inference_mode(), precision_of(clip.device, options.precision):
-            embedding = clip.encode_image(torch.stack([pixels for _, pixels in readable])).embedding.float()
+            embedding = clip.encode_image(images.pixels).embedding.float()
         rows = normalize(embedding, dim=-1).cpu()
         finite = rows.isfinite().all(dim=1)
-        reasons |= {name: "CLIP's feature is not finite" for (name, _), ok in zip(readable, finite) if not ok}
-        journal.add([name for (name, _), ok in zip(readable, finite) if ok], files.states, rows[finite].numpy())
+        readable = [(names[number], ok) for number, ok in zip(images.numbers, finite.tolist())]
+        reasons |= {name: "CLIP's feature is not finite" for name, ok in readable if not ok}
+        journal.add([name for name, ok in readable if ok], files.states, rows[finite].numpy())
     if reasons:
         journal.add_broken(reasons, files.states)
 
 
-class _Pictures(Dataset):
-    """(name, pixels), or (name, BrokenImage); keeps a thumbnail of each, since the picture is decoded anyway."""
-
-    def __init__(self, names: list[str], files: Files, preparation: PicturePreparation, thumbnails: Thumbnails | None):
-        self.names = names
-        self.files = files
-        self.preparation = preparation
-        self.thumbnails = thumbnails
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, number: int) -> tuple[str, torch.Tensor | BrokenImage]:
-        name = self.names[number]
-        try:
-            image = self.preparation.read(self.files.path(name))
-            if self.thumbnails is not None:
-                self.thumbnails.write(name, self.files.states[name], thumbnail(as_image(image)))
-            return name, as_bytes(self.preparation.crop(image))
-        except BrokenImage as error:
-            return name, error
+def _pixels(
+    names: list[str], files: Files, preparation: PicturePreparation, thumbnails: Thumbnails | None, number: int
+) -> torch.Tensor:
+    """[3, S, S], bytes; keeps a thumbnail too, since the picture is decoded anyway. Raises BrokenImage."""
+    name = names[number]
+    image = preparation.read(files.path(name))
+    if thumbnails is not None:
+        thumbnails.write(name, files.states[name], thumbnail(as_image(image)))
+    return as_bytes(preparation.crop(image))

@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import find_checkpoint
 from context_i2w.checkpoints.shared import clip_reference, save_pretrained
+from context_i2w.data.reading import batched
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions, encode_texts, precision_of
 from context_i2w.files import cache_folder, note
@@ -182,7 +183,7 @@ class Retriever:
         methods = [parse_method(name) for name in names]
         queries = [parse_query(text, len(group)) for text, group in zip(descriptions, references, strict=True)]
         parts = [[torch.empty(0, self.clip.sizes.embed_dim)] * bool(not queries) for _ in methods]
-        for some, groups in zip(_chunks(queries), _chunks(references)):
+        for some, groups in zip(batched(queries, CHUNK), batched(references, CHUNK)):
             distinct = {_key(picture): picture for group in groups for picture in group}
             seen, number = self.see(list(distinct.values())), {key: place for place, key in enumerate(distinct)}
             places = [number[_key(picture)] for group in groups for picture in group]
@@ -192,7 +193,7 @@ class Retriever:
         return [torch.cat(found) for found in parts]
 
     def _image_rows(self, images: Picture | Sequence[Picture]) -> Tensor:
-        rows = [self.see(part).embedding for part in _chunks(as_pictures(images))]
+        rows = [self.see(part).embedding for part in batched(as_pictures(images), CHUNK)]
         return normalize(torch.cat(rows or [torch.empty(0, self.clip.sizes.embed_dim)]), dim=-1)
 
     def _text_rows(self, texts: str | Sequence[str]) -> Tensor:
@@ -206,11 +207,11 @@ class Retriever:
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
         """CLIP's features of pictures. Raises UserError naming the one that can't be read."""
         try:
-            pixels = [self.preparation(picture) for picture in pictures]
+            pixels = [self.preparation.pixels(picture) for picture in pictures]
         except BrokenImage as error:
             raise UserError(f"reference {error}") from None
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            parts = [self.clip.encode_image(torch.stack(part)) for part in _chunks(pixels, batch_size)]
+            parts = [self.clip.encode_image(torch.stack(part)) for part in batched(pixels, batch_size)]
         embedding, tokens = torch.cat([part.embedding for part in parts]), torch.cat([part.tokens for part in parts])
         return ImageFeatures(embedding.float(), tokens.float())
 
@@ -244,7 +245,3 @@ class Retriever:
 def _key(picture: Picture) -> str | int:
     """The same for pictures that need only one pass."""
     return os.fspath(picture) if isinstance(picture, str | os.PathLike) else id(picture)
-
-
-def _chunks(items: Sequence, size: int = CHUNK) -> list[Sequence]:
-    return [items[start : start + size] for start in range(0, len(items), size)]

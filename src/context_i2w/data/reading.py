@@ -1,0 +1,97 @@
+"""Reading ahead by other processes: whole batches of whatever kind, and images on their way to the vision tower."""
+
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from context_i2w.errors import UserError
+from context_i2w.model.images import BrokenImage
+
+T = TypeVar("T")
+
+
+class Images(NamedTuple):
+    """Images for one vision pass: those that can be read, by number, and why the others can't."""
+
+    numbers: list[int]  # n of them
+    pixels: Tensor  # [n, 3, S, S], as FrozenCLIP.encode_image takes them
+    broken: dict[int, BrokenImage]
+
+
+def read_images(prepare: Callable[[int], Tensor], batches: Iterable[Sequence[int]], workers: int) -> Iterator[Images]:
+    """The images of each batch of numbers, in order: all that CLIP sees outside training comes this way.
+
+    prepare: from a number to [3, S, S], bytes; raises BrokenImage. It is sent to the reading processes.
+    """
+    return read(_Prepared(prepare), workers, sampler=batches)
+
+
+class _Prepared(Dataset):
+    def __init__(self, prepare: Callable[[int], Tensor]):
+        self.prepare = prepare
+
+    def __getitem__(self, numbers: Sequence[int]) -> Images:
+        pixels, broken = {}, {}
+        for number in numbers:
+            try:
+                pixels[number] = self.prepare(number)
+            except BrokenImage as error:
+                broken[number] = error
+        return Images(list(pixels), torch.stack([*pixels.values()]) if pixels else torch.empty(0), broken)
+
+
+def batched(items: Iterable[T], size: int) -> list[list[T]]:
+    """`size` items a batch, fewer in the last."""
+    items = list(items)
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def read(rows: Dataset, workers: int, **options) -> Iterator[Any]:
+    """The items of `rows`, which are whole batches; read ahead by so many processes.
+
+    Processes are forked where that works: in a process that was spawned itself they would be spawned too by default,
+    and import torch first, for seconds. Ctrl-C and the scheduler's signals reach them too, but they go on until this
+    iterator is closed: it is for the training process to decide. Raises UserError if one of them dies.
+    """
+    forked = "fork" if workers and sys.platform == "linux" else None
+    ending = multiprocessing.get_context(forked).Event() if workers else None
+    loader = DataLoader(
+        rows,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=forked,
+        worker_init_fn=functools.partial(_decide_on_signals, ending) if ending else None,
+        **options,
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].strip()
+        raise UserError(
+            f"a reading process died ({reason}); if nobody ended it, memory ran out: lower --workers"
+        ) from None
+    finally:
+        if ending:
+            ending.set()
+
+
+def _decide_on_signals(ending: Any, worker: int) -> None:
+    """A reader goes on at signals, unless its work is over: it might wait for a file that never comes."""
+
+    def on_signal(number: int, _: Any) -> None:
+        if ending.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
