@@ -28,7 +28,7 @@ class CompareOptions(Options):
     files: tuple[Path, ...] = option(
         (), "one or two files of --rankings", metavar="FILE.jsonl", positional=True, required=True
     )
-    rows: tuple[str, ...] = option((), "two: of the first and of the second file", metavar="ROW")
+    rows: tuple[str, ...] = option((), "of the first and of the second file", metavar="ROW", count=2)
     metrics: tuple[str, ...] = option((), "left out: all", metavar="METRIC")
     output: Path | None = option(None, "the same numbers", metavar="FILE.json")
 
@@ -36,8 +36,6 @@ class CompareOptions(Options):
         super().__post_init__()
         if len(self.files) > 2 or (len(self.files) == 1 and not self.rows):
             raise UserError("give two files, or one with --rows ROW ROW")
-        if len(self.rows) not in (0, 2):
-            raise UserError(f"--rows {' '.join(self.rows)}: two rows are expected, of the first and of the second file")
 
 
 @exit_on_user_error

@@ -1,8 +1,7 @@
-"""README and docs: commands that exist with flags that exist, links that lead somewhere; and those without a download run."""
+"""README and docs: commands and flags that exist, links that lead somewhere; what needs no download runs."""
 
 import functools
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,21 +14,22 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "data/README.md", R
 PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # tells of commands that are gone
 # What a reader puts in, or has to fetch: CKPT, FILE, <run>, my_photos/, `…`, `owner/name`, the benchmarks, CC3M, a GPU.
 NEEDS = re.compile(
-    r"\b[A-Z][A-Z_]{2,}\b|…|<|\bmy[_-]|owner/|\bcc/|cc_data|cc3m|logs/|data/coco|/disk/|ViT|openai|\.(jpg|pt|jsonl)\b|--gpu"
-    r"|cuda|host|cirr_test|fashion |all |grids|--serve|--before|prepare_|sweep/|worktree|circo|icir|coco |genecis|imgnet"
+    r"\b[A-Z][A-Z_]{2,}\b|…|<|\bmy[_-]|owner/|\bcc/|cc_data|cc3m|logs/|/disk/|ViT|openai|\.(jpg|pt|jsonl|toml)\b|sweep/"
+    r"|--gpu|--serve|--before|cuda|host|cirr_test|fashion |all |prepare_|check_data|worktree|circo|icir|genecis|imgnet"
 )
+COMMAND = re.compile(r"(\w+=\S+ )*(python|torchrun|context-i2w)")
 
 
 def commands(page: Path) -> list[str]:
     """The indented commands of a page, continued lines joined, comments cut off."""
     text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-    found = [re.split(r"\s{2,}#|\s&&\s", line) for line in lines if re.match(r"(\w+=\S+ )*(python|torchrun|context-i2w)", line)]
-    return [part.strip() for line in found for part in line if re.match(r"(\w+=\S+ )*(python|torchrun|context-i2w)", part)]
+    parts = [part.strip() for line in lines if COMMAND.match(line) for part in re.split(r"\s{2,}#|\s&&\s", line)]
+    return [part for part in parts if COMMAND.match(part)]
 
 
 ALL = sorted({command for page in PAGES for command in commands(page)})
-RUNNING = [command for command in ALL if not NEEDS.search(command) and " -m " not in command and " --" in command + " --"]
+RUNNING = [command for command in ALL if not NEEDS.search(command) and " -m " not in command]
 
 
 @functools.cache

@@ -11,162 +11,44 @@ training). The shards hold the list's own files. Prints one JSON object with ima
 rounds and the range, what share of plain decoding and how many times the exact way that is.
 """
 
-import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+from __future__ import annotations
 
-# isort: split
-import io
 import json
-import shutil
-import statistics
-import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch.utils.data import Dataset
-from tqdm import tqdm
-
-from context_i2w.command_line import Parser
-from context_i2w.data.augmentation import TrainPreparation
-from context_i2w.data.batches import ListSource
-from context_i2w.data.packed_strings import Strings
-from context_i2w.data.pairs import ImagePairs, PairList, read_pair_list
-from context_i2w.data.reading import read
-from context_i2w.data.shards import ShardSource
-from context_i2w.distributed import Process
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import exit_on_user_error
-from context_i2w.model.fast_images import FastPreparation
-from context_i2w.model.images import Preparation, open_image
-from context_i2w.model.prompts import Tokenizer
-
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-SHARD = 500  # samples
 
 
-class PlainDecoding(Dataset):
-    """Decodes files and drops them; indexed by lists of rows."""
-
-    def __init__(self, files: Strings):
-        self.files = files
-
-    def __getitem__(self, rows: Sequence[int]) -> int:
-        for row in rows:
-            open_image(self.files[row]).convert("RGB")
-        return len(rows)
+@dataclass(frozen=True)
+class InputOptions(Options):
+    list: str | None = option(None, "of training pairs; left out: made-up JPEGs", metavar="FILE")
+    images: int = option(2000, "how many of them", at_least=1)
+    workers: int = option(2, "reading processes", at_least=0)
+    batch_size: int = option(100, "images of a batch", at_least=1)
+    rounds: int = option(5, "times that each way is measured", at_least=1)
+    image_size: int = option(224, "of the prepared images", at_least=1)
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description="Measures how fast training images are read.")
-    parser.add_argument("--list", help="a list of training pairs; made-up JPEGs if left out")
-    parser.add_argument("--images", type=int, default=2000, help="how many of them")
-    parser.add_argument("--workers", type=int, default=2, help="reading processes")
-    parser.add_argument("--batch-size", type=int, default=100, help="images of a batch")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each way is measured")
-    parser.add_argument("--image-size", type=int, default=224, help="of the prepared images")
-    args = parser.parse_args(argv)
+    asked = parse(InputOptions, argv, prog="python scripts/measure/input.py", description=__doc__)
+    import torch
+
+    from benchmarking.input_ways import first, make_pairs, make_ways, measure, report, write_shards
+    from context_i2w.data.pairs import read_pair_list
+
     torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp(prefix="measure-input-"))
-    try:
-        pairs = read_pair_list(args.list) if args.list else make_pairs(folder, args.images)
-        count = min(args.images, len(pairs))
-        pairs = PairList(
-            pairs.source, *(Strings(map(c.__getitem__, range(count))) for c in (pairs.images, pairs.masked))
-        )
+    with tempfile.TemporaryDirectory(prefix="measure-input-") as made:
+        folder = Path(made)
+        pairs = first(asked.images, read_pair_list(asked.list) if asked.list else make_pairs(folder, asked.images))
         write_shards(folder / "shards", pairs)
-        ways = make_ways(pairs, folder / "shards", args)
-        rates = measure(ways, args.rounds)
+        rates = measure(make_ways(pairs, folder / "shards", asked), asked.rounds)
         size = sum(Path(file).stat().st_size for file in pairs.images)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(report(rates, count, args, size)))
-
-
-def make_ways(pairs: PairList, shards: Path, args) -> dict[str, Callable[[int], int]]:
-    """Each way as a function of the round's number that reads everything once and returns how many images it read."""
-    tokenizer = Tokenizer()
-    fast, exact = (kind(args.image_size, CLIP_MEAN, CLIP_STD) for kind in (FastPreparation, Preparation))
-    from_list, from_list_exactly = (
-        ListSource(
-            ImagePairs(pairs, preparation, True, 0, tokenizer.context_length),
-            len(pairs),
-            args.batch_size,
-            0,
-            Process(),
-            args.workers,
-        )
-        for preparation in (fast, exact)
-    )
-    prepare = TrainPreparation(fast, True)
-    from_shards = ShardSource(
-        str(shards), "masked_title", prepare, tokenizer, args.batch_size, 0, Process(), args.workers
-    )
-    batches = [range(i, min(i + args.batch_size, len(pairs))) for i in range(0, len(pairs), args.batch_size)]
-    return {
-        "plain": lambda _: sum(read(PlainDecoding(pairs.images), args.workers, sampler=batches)),
-        "list": lambda epoch: sum(batch.size for batch in from_list.epoch(epoch)),
-        "shards": lambda epoch: sum(batch.size for batch in from_shards.epoch(epoch)),
-        "list_exact": lambda epoch: sum(batch.size for batch in from_list_exactly.epoch(epoch)),
-    }
-
-
-def measure(ways: dict[str, Callable[[int], int]], rounds: int) -> dict[str, list[float]]:
-    """Images per second of each way in each round; the ways take turns, after a round that is not counted."""
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for number in tqdm(range(rounds + 1), desc="measuring", unit="round", dynamic_ncols=True):
-        for name, way in ways.items():
-            begin = time.perf_counter()
-            images = way(number)
-            if number:
-                rates[name].append(images / (time.perf_counter() - begin))
-    return rates
-
-
-def report(rates: dict[str, list[float]], count: int, args, size: int) -> dict:
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    return {
-        "images": count,
-        "workers": args.workers,
-        "rounds": args.rounds,
-        "mean_file_bytes": size // count,
-        "images_per_second": {name: round(value, 1) for name, value in medians.items()},
-        "range": {name: [round(min(values), 1), round(max(values), 1)] for name, values in rates.items()},
-        "share_of_plain": {name: round(value / medians["plain"], 3) for name, value in medians.items()},
-        "times_exact": {name: round(value / medians["list_exact"], 3) for name, value in medians.items()},
-    }
-
-
-def make_pairs(folder: Path, count: int) -> PairList:
-    """JPEGs of 500 x 375 pixels with smooth shapes and noise, about 50 kB each, of which 50 differ."""
-    random = np.random.default_rng(0)
-    contents = []
-    for _ in range(min(count, 50)):
-        coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((500, 375), 3)
-        noisy = np.asarray(coarse, np.int16) + random.integers(-12, 12, (375, 500, 3), dtype=np.int16)
-        file = io.BytesIO()
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
-        contents.append(file.getvalue())
-    (folder / "images").mkdir()
-    files = [folder / "images" / f"{number:06d}.jpg" for number in range(count)]
-    for number, file in enumerate(files):
-        file.write_bytes(contents[number % len(contents)])
-    return PairList(folder, Strings(map(str, files)), Strings(["a photo of <|replace|> on the beach"] * count))
-
-
-def write_shards(folder: Path, pairs: PairList) -> None:
-    folder.mkdir()
-    for shard, begin in enumerate(range(0, len(pairs), SHARD)):
-        with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
-            for row in range(begin, min(begin + SHARD, len(pairs))):
-                fields = json.dumps({"masked_title": pairs.masked[row]}).encode()
-                for ending, content in (("jpg", Path(pairs.images[row]).read_bytes()), ("json", fields)):
-                    header = tarfile.TarInfo(f"{row:09d}.{ending}")
-                    header.size = len(content)
-                    archive.addfile(header, io.BytesIO(content))
+    print(json.dumps(report(rates, len(pairs), asked, size)))
 
 
 if __name__ == "__main__":

@@ -7,43 +7,48 @@ One row by cosine similarity and one by the product of two; seconds, and bytes h
 thread on the CPU the seconds are that thread's own. An instance is compared with a plain loop over a full matrix.
 """
 
-import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+from __future__ import annotations
 
-# isort: split
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.nn.functional import normalize
-
-from benchmarking.timing import added_memory, clock_for, machine, synchronise
+from benchmarking.options import MeasureOptions
+from context_i2w.command_line import option, parse
 from context_i2w.errors import exit_on_user_error
-from context_i2w.evaluation.setup import choose_device
-from context_i2w.ranking.exact import Ranking
-from context_i2w.ranking.metrics import average_precisions, mean_average_precision_by_instance
+
+if TYPE_CHECKING:
+    import torch
+
+    from context_i2w.ranking.exact import Ranking
 
 INSTANCES, QUERIES, SMALLEST, LARGEST, POSITIVES = 202, 1883, 951, 10_045, 127
 
 
+@dataclass(frozen=True)
+class InstanceOptions(MeasureOptions):
+    gallery: int = option(750_000, "embeddings", at_least=INSTANCES)
+    width: int = option(512, "of an embedding; 768 for ViT-L/14", at_least=1)
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gallery", type=int, default=750_000, help="embeddings")
-    parser.add_argument("--width", type=int, default=512, help="of an embedding; 768 for ViT-L/14")
-    parser.add_argument("--device")
-    parser.add_argument("--threads", type=int)
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = choose_device(None, args.device)
-    report: dict[str, Any] = {"machine": machine(device), "gallery": args.gallery, "width": args.width}
+    asked = parse(InstanceOptions, argv, prog="python scripts/measure/instances.py", description=__doc__)
+    import torch  # --help does without
+
+    from benchmarking.timing import added_memory, clock_for, machine, start, synchronise
+    from context_i2w.evaluation.report import write_json
+    from context_i2w.ranking.exact import Ranking
+    from context_i2w.ranking.metrics import average_precisions
+
+    device = start(asked)
+    report: dict[str, Any] = {"machine": machine(device), "gallery": asked.gallery, "width": asked.width}
     generator = torch.Generator().manual_seed(0)
-    spans, positives = made_instances(args.gallery, generator)
-    gallery = made_embeddings(args.gallery, args.width, generator).to(device)
-    image, text = (made_embeddings(QUERIES, args.width, generator).to(device) for _ in range(2))
+    spans, positives = made_instances(asked.gallery, generator)
+    gallery = made_embeddings(asked.gallery, asked.width, generator).to(device)
+    image, text = (made_embeddings(QUERIES, asked.width, generator).to(device) for _ in range(2))
     rows = {"cosine": None, "product": (text, gallery)}
     for name, second in rows.items():
         compute = lambda second=second: score(Ranking(image, gallery, candidates=spans, second=second), positives)  # noqa: E731
@@ -60,10 +65,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     assert ranking.ranks_of(positives[:1])[0].tolist() == ranks
     report["checked"] = float(average_precisions(torch.tensor([ranks]))[0])
     print(json.dumps(report, indent=2))
+    if asked.output:
+        write_json(report, asked.output)
     return report
 
 
 def score(ranking: Ranking, positives: Sequence[Sequence[int]]) -> dict[str, float]:
+    from context_i2w.ranking.metrics import mean_average_precision_by_instance
+
     ranking.top(50)
     instances = [str(span.start) for span in ranking.candidates]
     return mean_average_precision_by_instance(ranking.ranks_of(positives), instances)
@@ -71,6 +80,8 @@ def score(ranking: Ranking, positives: Sequence[Sequence[int]]) -> dict[str, flo
 
 def made_instances(gallery: int, generator: torch.Generator) -> tuple[list[range], list[list[int]]]:
     """Each query's part of the gallery, of i-CIR's sizes, and its positives in it."""
+    import torch
+
     sizes = torch.rand(INSTANCES, generator=generator).pow(2) * (LARGEST - SMALLEST) + SMALLEST
     ends = [0, *accumulate((sizes / sizes.sum() * gallery).long().tolist())]
     parts = [range(*pair) for pair in pairwise(ends)]
@@ -83,6 +94,9 @@ def made_instances(gallery: int, generator: torch.Generator) -> tuple[list[range
 
 
 def made_embeddings(count: int, width: int, generator: torch.Generator) -> torch.Tensor:
+    import torch
+    from torch.nn.functional import normalize
+
     features = torch.empty(count, width)
     for part in features.split(1 << 16):
         part.copy_(normalize(torch.randn(part.shape, generator=generator), dim=1))

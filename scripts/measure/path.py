@@ -9,15 +9,13 @@ packed here in img2dataset's layout, as there is nothing to download. Prints one
 differ.
 """
 
-import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+from __future__ import annotations
 
-# isort: split
 import csv
 import dataclasses
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,35 +23,35 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from context_i2w.command_line import Parser
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
-from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, write_pairs
-from context_i2w.toy_world.sizes import Sizes
+
+if TYPE_CHECKING:
+    import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARD = 40  # samples
 TIME_LIMIT = 1800.0  # seconds to wait for the step at which a run is killed
 
 
+@dataclass(frozen=True)
+class PathOptions(Options):
+    pairs: int = option(960, "pairs drawn", at_least=1)
+    processes: int = option(2, "of each training run", at_least=1)
+    epochs: int = option(6, "of each training run", at_least=1)
+    batch_size: int = option(16, "of each process", at_least=1)
+    folder: Path | None = option(None, "where to work; left out: a temporary folder that is deleted", metavar="DIR")
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(description="Checks the path from captions to a resumed run on the toy world's pairs.")
-    parser.add_argument("--pairs", type=int, default=960, help="pairs drawn")
-    parser.add_argument("--processes", type=int, default=2, help="of each training run")
-    parser.add_argument("--epochs", type=int, default=6, help="of each training run")
-    parser.add_argument("--batch-size", type=int, default=16, help="of each process")
-    parser.add_argument("--folder", help="where to work; a temporary folder that is deleted if left out")
-    args = parser.parse_args(argv)
-    folder = Path(args.folder or tempfile.mkdtemp(prefix="check-path-"))
-    try:
-        result = check(folder, args.pairs, args.processes, args.epochs, args.batch_size)
-    finally:
-        if args.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    asked = parse(PathOptions, argv, prog="python scripts/measure/path.py", description=__doc__)
+    with tempfile.TemporaryDirectory(prefix="check-path-") as scratch:
+        result = check(asked.folder or Path(scratch), asked.pairs, asked.processes, asked.epochs, asked.batch_size)
     print(json.dumps(result))
     sys.exit(0 if result["bitwise_equal"] else 1)
 
@@ -68,6 +66,8 @@ def check(folder: Path, pairs: int, processes: int, epochs: int, batch_size: int
     command += ["--processes", processes, "--epochs", epochs, "--batch-size", batch_size, "--workers", 1]
     command += ["--lr", 1e-3, "--warmup", 2, "--shuffle", 200, "--save-minutes", 0, "--logs", folder / "logs"]
     call(*command, "--name", "whole")
+    import torch
+
     killed_at = kill([*command, "--name", "killed"], folder / "logs" / "killed", steps // 2)
     saved = last(folder / "logs" / "killed")["step"]
     call(*command, "--name", "killed", "--resume", folder / "logs" / "killed")
@@ -86,6 +86,9 @@ def check(folder: Path, pairs: int, processes: int, epochs: int, batch_size: int
 
 def write_captions(folder: Path, pairs: int) -> list[Path]:
     """captions.tsv as Google's: caption and where the image is, no header. Returns the images."""
+    from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, write_pairs
+    from context_i2w.toy_world.sizes import Sizes
+
     write_pairs(folder, 0, dataclasses.replace(Sizes.mini(), training_pairs=pairs), workers=1)
     with open(folder / FOLDER / TRAINING_LIST, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -147,11 +150,15 @@ def logged(metrics: Path) -> int:
 
 
 def last(run: Path) -> dict:
+    import torch
+
     return torch.load(run / "checkpoints" / "last.pt", weights_only=True)
 
 
 def tensors(tree) -> list[torch.Tensor]:
     """All tensors of a checkpoint: mapper and optimiser."""
+    import torch
+
     if isinstance(tree, torch.Tensor):
         return [tree]
     values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()

@@ -11,7 +11,8 @@ so that whatever else the machine does falls on both; seconds of the processor (
 on it. The CLIP is the shipped toy one: reading is what is measured.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import os
 import statistics
@@ -19,13 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from context_i2w.command_line import Parser
+from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
 
 SIZE = (4000, 3000)
@@ -52,8 +51,21 @@ print(indexed, cpu, 1000 * (time.perf_counter() - shown))
 """
 
 
+@dataclass(frozen=True)
+class PhotographOptions(Options):
+    before: Path | None = option(None, "the src folder of an earlier tree", metavar="SRC")
+    folder: Path = option(Path(tempfile.gettempdir()) / "photographs", "made there", metavar="DIR")
+    photographs: int = option(200, "how many are made", at_least=1)
+    repeats: int = option(3, "how often each tree indexes them", at_least=1)
+    workers: int = option(0, "processes that read", at_least=0)
+    output: Path | None = option(None, "every number", metavar="FILE.json")
+
+
 def make_photographs(folder: Path, count: int) -> None:
     """Smooth shapes, finer texture and grain, as a camera's JPEG of some 3 MB; each in four mirror images."""
+    import numpy as np
+    from PIL import Image
+
     folder.mkdir(parents=True, exist_ok=True)
     turns = [None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180]
     for number in range(len(list(folder.glob("*.jpg"))) // 4 * 4, count, 4):
@@ -103,7 +115,7 @@ def nearness(folder: Path) -> dict[str, float]:
     return {**found, "least cosine of features": min(cosines), "mean cosine of features": statistics.mean(cosines)}
 
 
-def measure(chosen: argparse.Namespace) -> dict[str, Any]:
+def measure(chosen: PhotographOptions) -> dict[str, Any]:
     trees = {"before": chosen.before, "now": HERE / "src"} if chosen.before else {"now": HERE / "src"}
     runs: dict[str, list[list[float]]] = {name: [] for name in trees}
     for _ in range(chosen.repeats):
@@ -121,27 +133,18 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     return {**result, **nearness(chosen.folder)}
 
 
-def options(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--before", type=Path, metavar="SRC", help="the src folder of an earlier tree")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "photographs", help="made there")
-    parser.add_argument("--photographs", type=int, default=200, help="how many are made")
-    parser.add_argument("--repeats", type=int, default=3, help="how often each tree indexes them")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="where the figures go")
-    return parser.parse_args(argv)
-
-
 @exit_on_user_error
 def main(argv: list[str] | None = None) -> None:
-    chosen = options(argv)
+    chosen = parse(PhotographOptions, argv, prog="python scripts/measure/photographs.py", description=__doc__)
     started = time.perf_counter()
     make_photographs(chosen.folder, chosen.photographs)
     print(f"{chosen.photographs} photographs in {chosen.folder} ({time.perf_counter() - started:.0f} s)", flush=True)
-    text = json.dumps(measure(chosen), indent=1)
-    print(text)
+    found = measure(chosen)
+    print(json.dumps(found, indent=1))
     if chosen.output:
-        chosen.output.write_text(text + "\n")
+        from context_i2w.evaluation.report import write_json
+
+        write_json(found, chosen.output)
 
 
 if __name__ == "__main__":

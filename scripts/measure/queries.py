@@ -1,50 +1,59 @@
 """What each method of a query costs: CLIP passes and milliseconds for one query, from picture to unit feature.
 
-    OMP_NUM_THREADS=1 python scripts/measure/queries.py           # the shipped toy mappers
+    python scripts/measure/queries.py --threads 1                 # the shipped toy mappers
     python scripts/measure/queries.py --resume CKPT --rounds 50
 
 Methods take turns, so that a busy machine slows all of them alike; the median counts, with one thread that thread's own
 time.
 """
 
-import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+from __future__ import annotations
 
-# isort: split
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from benchmarking.timing import alternate
-from context_i2w.checkpoints.find import shipped_checkpoints
-from context_i2w.command_line import Parser
+from benchmarking.options import MeasureOptions
+from context_i2w.command_line import option, parse
 from context_i2w.errors import exit_on_user_error
-from context_i2w.evaluation.report import markdown_table
-from context_i2w.model.queries import DEFAULTS
-from context_i2w.search.retriever import Retriever
+
+if TYPE_CHECKING:
+    from context_i2w.search.retriever import Retriever
 
 METHODS = ("image", "text", "image+text", "slerp", "composed", "anchored", "blended:0.5", "blended", "pdv")
 PASSES = {"encode_image": "vision", "encode_text": "text", "compose": "composed"}
 DESCRIPTION = "is red and at night"
 
 
+@dataclass(frozen=True)
+class QueryOptions(MeasureOptions):
+    resume: tuple[str, ...] = option((), "mappers; left out: the shipped toy ones", metavar="CKPT")
+    rounds: int = option(30, "queries of each method", at_least=1)
+
+
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = Parser(prog="python scripts/measure/queries.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--resume", action="append", metavar="CKPT", help="mappers (default: the shipped toy ones)")
-    parser.add_argument("--rounds", type=int, default=30, help="queries of each method")
-    parser.add_argument("--device", help="cpu or cuda; a GPU if there is one")
-    args = parser.parse_args(argv)
-    for source in args.resume or shipped_checkpoints():
-        print(table(Retriever.load(source, device=args.device), args.rounds), "\n")
+    asked = parse(QueryOptions, argv, prog="python scripts/measure/queries.py", description=__doc__)
+    from benchmarking.timing import start  # imports torch, as all below does; --help does without
+    from context_i2w.checkpoints.find import shipped_checkpoints
+    from context_i2w.search.retriever import Retriever
+
+    for source in asked.resume or shipped_checkpoints():
+        print(table(Retriever.load(source, device=start(asked)), asked.rounds), "\n")
 
 
 def table(retriever: Retriever, rounds: int) -> str:
+    from PIL import Image
+
+    from benchmarking.timing import alternate
+    from context_i2w.evaluation.report import markdown_table
+    from context_i2w.model.queries import DEFAULTS
+
     methods = [*METHODS, f"{DEFAULTS['pdv']}:plain"]
     size = retriever.clip.sizes.image_size
     picture = Image.effect_noise((2 * size, 2 * size), 60).convert("RGB")
-
     ways = {
         method: partial(retriever.query_features, [[picture]], [DESCRIPTION], DEFAULTS.get(method, method))
         for method in methods

@@ -15,13 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from PIL import Image
-
 from context_i2w.command_line import with_values
-from context_i2w.demo.engine import Engine
 from context_i2w.demo.options import parse_demo
-from context_i2w.demo.run import load, make_index, prompts_for, references, write_gallery
-from context_i2w.demo.server import Demo, serve
 from context_i2w.errors import UserError, exit_on_user_error
 
 SWITCHES = [
@@ -85,6 +80,8 @@ def _wait(browser: Any, script: str) -> None:
 
 
 def _save(browser: Any, path: Path) -> None:
+    from PIL import Image
+
     _wait(browser, "return [...document.images].every((i) => i.complete || i.loading === 'lazy')")
     image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
@@ -93,7 +90,12 @@ def _save(browser: Any, path: Path) -> None:
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
-    chosen = parse_demo(argv, __doc__, output="docs/images", compare=True, k=8, heat_maps=True)
+    defaults = {"output": "docs/images", "compare": True, "k": 8, "heat_maps": True}
+    chosen = parse_demo(argv, __doc__, "python scripts/measure/screenshot.py", **defaults)
+    from context_i2w.demo.engine import Engine  # imports torch, which --help does without
+    from context_i2w.demo.run import load, make_index, prompts_for, references, write_gallery
+    from context_i2w.demo.server import Demo, serve
+
     folder = Path(chosen.what.output)
     folder.mkdir(parents=True, exist_ok=True)
     retrievers = load(chosen)

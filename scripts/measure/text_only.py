@@ -3,42 +3,53 @@
 python scripts/measure/text_only.py --batch-size 8 --positions 20
 """
 
-import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
+from __future__ import annotations
 
-# isort: split
-import argparse
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-
-from context_i2w.data.pairs import Batch
-from context_i2w.model.clip_weights import load_clip
-from context_i2w.model.flops import text_only_step, tower_shape
-from context_i2w.model.mappers import Phi
-from context_i2w.model.prompts import PLACEHOLDER_ID
-from context_i2w.training.text_only import TextOnly, TextOnlyOptions
+from context_i2w.command_line import Options, option, parse
+from context_i2w.errors import exit_on_user_error
 
 UPDATES = 20_000 * 512  # captions of the recipe
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--positions", type=int, default=20, help="of the longest caption of a batch")
-    parser.add_argument("--model", help="measure this one's step, with random weights")
-    arguments = parser.parse_args()
+@dataclass(frozen=True)
+class TextOptions(Options):
+    batch_size: int = option(8, "captions of a step", at_least=1)
+    positions: int = option(20, "of the longest caption of a batch", at_least=3, at_most=77)
+    model: str | None = option(None, "measure this one's step, with random weights", metavar="NAME")
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> None:
+    asked = parse(TextOptions, argv, prog="python scripts/measure/text_only.py", description=__doc__)
+    import torch  # --help does without
+
+    from context_i2w.model.flops import text_only_step, tower_shape
+
     for model in ("ViT-L-14", "ViT-bigG-14"):
-        for positions in (arguments.positions, 77):
+        for positions in (asked.positions, 77):
             work = text_only_step(tower_shape(model), positions, positions)
             print(f"{model}, {positions} positions: {work / 1e9:.1f} GFLOP a caption, {work * UPDATES:.2e} in all")
-    if arguments.model:
-        rate = measured(arguments.model, arguments.batch_size, arguments.positions)
-        print(f"{arguments.model} here: {rate / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    if asked.model:
+        rate = measured(asked.model, asked.batch_size, asked.positions)
+        print(f"{asked.model} here: {rate / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
 
 
 def measured(model: str, size: int, positions: int) -> float:
     """Operations a second, the median of three steps."""
+    import torch
+
+    from context_i2w.data.pairs import Batch
+    from context_i2w.model.clip_weights import load_clip
+    from context_i2w.model.flops import text_only_step, tower_shape
+    from context_i2w.model.mappers import Phi
+    from context_i2w.model.prompts import PLACEHOLDER_ID
+    from context_i2w.training.text_only import TextOnly, TextOnlyOptions
+
     clip = load_clip(model, None)
     mapper, objective = Phi(clip.sizes), TextOnly(clip, TextOnlyOptions(parser="rules"))
     ids = torch.randint(1000, 40_000, (size, positions))

@@ -3,14 +3,14 @@
 import re
 from pathlib import Path
 
-import parity
+from measure import golden_items
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "parity.md").read_text()
 
 
 def test_every_item_is_within_its_bound_and_in_the_document():
-    items = list(parity.measure())
+    items = list(golden_items.measure())
     assert len(items) >= 25
     for item in items:
         assert item.difference <= item.bound, item.name

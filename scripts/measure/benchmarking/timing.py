@@ -11,8 +11,18 @@ from typing import Any
 
 import torch
 
+from benchmarking.options import MeasureOptions
+from context_i2w.distributed import device_named
+
 MATMUL = "matrix product"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def start(asked: MeasureOptions) -> torch.device:
+    """The device asked for, with as many threads as asked for."""
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    return device_named(asked.device)
 
 
 def alternate(ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:

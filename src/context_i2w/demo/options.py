@@ -87,6 +87,9 @@ class DemoSettings(Options):
     index: IndexOptions = nested(IndexOptions, "index")
 
 
-def parse_demo(argv: Sequence[str] | None, description: str, **defaults: Any) -> DemoSettings:
+def parse_demo(
+    argv: Sequence[str] | None, description: str, prog: str = "python src/demo.py", **defaults: Any
+) -> DemoSettings:
     """From the command line; one line and exit status 2 for an error. defaults: other ones, by key."""
-    return parse(DemoSettings, argv, prog="python src/demo.py", description=description, recipe=lambda _: defaults)
+    shown = {"here": defaults} if defaults else None
+    return parse(DemoSettings, argv, prog=prog, description=description, recipe=lambda _: defaults, shown=shown)

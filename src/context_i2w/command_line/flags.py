@@ -1,0 +1,150 @@
+"""Options as a command's flags: what is typed, what --help shows, how an error is said."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from context_i2w.command_line.fields import Leaf, OptionError, alternatives, default_of, leaves
+from context_i2w.command_line.values import build, read_config
+from context_i2w.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(
+    options: type[T],
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+    recipe: typing.Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda given: {},
+    checked: typing.Callable[[Mapping[str, Any]], None] = lambda given: None,
+    shown: Mapping[str, Mapping[str, Any]] | None = None,
+    more_help: typing.Callable[[Sequence[str]], str] = lambda argv: "",
+) -> T:
+    """The command's options: flags, else a config file's values (--config FILE), else the recipe's, else the defaults.
+
+    recipe: from what was given to other defaults, by key. checked: looks at what was given as a whole.
+    shown: name -> defaults of a recipe, for --help. more_help: from the arguments to what follows the options there.
+    An error is one line and exit status 2.
+    """
+    argv = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
+    epilog = more_help(argv) if {"-h", "--help"} & set(argv) else None
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=raw)
+    _add_flags(parser, options, shown or {})
+    given = vars(parser.parse_args(argv))
+    config = given.pop("config", None)
+    try:
+        values = (read_config(Path(config), options) if config else {}) | given
+        checked(values)
+        return build(options, {**recipe(values), **values})
+    except OptionError as error:
+        parser.error(f"--{error.name.replace('_', '-')} {error.value}: {error.reason}")
+    except UserError as error:
+        parser.error(str(error))
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser whose errors are one line and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {_short(message)}; `{self.prog} --help` explains the options", file=sys.stderr)
+        sys.exit(2)
+
+
+class _Pairs(argparse.Action):
+    """NAME=VALUE into a dict, the value as Python reads it."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        name, equals, text = value.partition("=")
+        try:
+            found = {name: ast.literal_eval(text)}
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found, equals = {name: text}, equals if text.replace("-", "").isalnum() else ""
+        if not name or not equals:
+            parser.error(f"{option_string} {value}: write it as name=value, for instance queries=8")
+        setattr(namespace, self.dest, (getattr(namespace, self.dest, None) or {}) | found)
+
+
+class _Several(argparse.Action):
+    """Several values, or the flag several times."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
+
+
+class _Commas(_Several):
+    """Values with commas between them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        words = [word for value in values for word in value.split(",") if word]
+        super().__call__(parser, namespace, words, option_string)
+
+
+def _add_flags(parser: Parser, options: type, shown: Mapping[str, Mapping[str, Any]]) -> None:
+    groups: dict[str | None, Any] = {None: parser}
+    for leaf in leaves(options):
+        if "about" not in leaf.spec.metadata:
+            continue  # set by the program alone
+        if leaf.title not in groups:
+            groups[leaf.title] = parser.add_argument_group(leaf.title)
+        settings = _flag_settings(leaf.spec, leaf.kind) | {"default": argparse.SUPPRESS, "dest": leaf.key}
+        settings |= {"help": _help(leaf, shown).replace("%", "%%"), "required": leaf.spec.metadata["required"]}
+        if leaf.spec.metadata["positional"]:
+            _add_positional(groups[leaf.title], leaf, settings)
+        else:
+            groups[leaf.title].add_argument(leaf.flag, *leaf.spec.metadata["also"], **settings)
+    parser.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help="TOML, or a run's config.json; flags win over it"
+    )
+
+
+def _add_positional(group: Any, leaf: Leaf, settings: dict[str, Any]) -> None:
+    """Argparse wants neither dest nor required of an argument that goes by its place."""
+    settings = {name: value for name, value in settings.items() if name not in ("dest", "required", "action")}
+    count = {"nargs": "+" if leaf.spec.metadata["required"] else "*"} if "nargs" in settings else {}
+    if not leaf.spec.metadata["required"] and not count:
+        count = {"nargs": "?"}
+    group.add_argument(leaf.key, **settings | count)
+
+
+def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
+    kinds = [one for one in alternatives(kind) if one is not type(None)]
+    metavar = {"metavar": spec.metadata["metavar"]} if spec.metadata["metavar"] else {}
+    if kinds == [bool]:
+        return {"action": argparse.BooleanOptionalAction if spec.default is True else "store_true"}
+    if typing.get_origin(kinds[0]) is tuple:
+        several = {"nargs": spec.metadata["count"] or "+", "type": typing.get_args(kinds[0])[0], **metavar}
+        return {"action": _Commas if spec.metadata["commas"] else _Several, **several}
+    if typing.get_origin(kinds[0]) or kinds[0] is Mapping:
+        return {"action": _Pairs, "metavar": "NAME=VALUE"}
+    return {"type": kinds[0], "choices": list(spec.metadata["choices"] or ()) or None, **metavar}
+
+
+def _help(leaf: Leaf, shown: Mapping[str, Mapping[str, Any]]) -> str:
+    default = default_of(leaf.spec)
+    shown_default = ",".join(map(str, default)) if isinstance(default, tuple) else repr(default)
+    told = [] if default in (None, (), {}) or default is False else [shown_default]
+    told += [f"{name}: {of[leaf.key]!r}" for name, of in shown.items() if leaf.key in of]
+    choices = leaf.spec.metadata["choices"]
+    meanings = [f"{name}: {text}" for name, text in choices.items()] if isinstance(choices, Mapping) else []
+    about = "; ".join([leaf.spec.metadata["about"], *meanings])
+    return about + (f" (default: {'; '.join(told)})" if told else "")
+
+
+def _hyphens(word: str) -> str:
+    """`--eval_mode` is the same as `--eval-mode`."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= 600 else f"{message[:500]} … ({len(message)} characters)"
