@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from context_i2w.benchmarks.imagenet_lists import QUERY_LIST, TARGET_LIST
 from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError
 from context_i2w.preparation import imagenet
@@ -49,7 +50,7 @@ def place_imagenet_r(root: Path, given: Path | None) -> Path:
 def main() -> None:
     arguments = parse(ImageNetPreparation, None, prog="python scripts/prepare_imagenet.py", description=__doc__)
     root = arguments.data_root / "imgnet"
-    for name in (imagenet.QUERY_LIST, imagenet.TARGET_LIST):
+    for name in (QUERY_LIST, TARGET_LIST):
         if (root / name).exists() and not arguments.overwrite:
             raise UserError(f"{root / name} exists; it stays unless you add --overwrite")
     targets = imagenet.find_targets(place_imagenet_r(root, arguments.imagenet_r))
@@ -62,7 +63,7 @@ def main() -> None:
         found = counts.get(domain, 0)
         remark = "as published" if found == published else f"published: {published:,}"
         print(f"{domain:<10} {found:>6,} images ({remark})")
-    print(f"{root / imagenet.QUERY_LIST} and {root / imagenet.TARGET_LIST} written")
+    print(f"{root / QUERY_LIST} and {root / TARGET_LIST} written")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from context_i2w.checkpoints.published import ours_from_published, parse_published
-from context_i2w.files import locked
+from context_i2w.files import atomic_folder, locked
 from context_i2w.model.clip_weights import clip_from_openai_state, load_state
 from context_i2w.model.mappers import ContextI2W
 
@@ -81,7 +81,6 @@ def golden_data(tmp_path_factory, worker_id) -> Path:
     folder = (session if worker_id == "master" else session.parent) / "golden_data"
     with locked(folder.with_suffix(".lock")):
         if not folder.exists():
-            unpacked = folder.with_suffix(".part")
-            shutil.unpack_archive(GOLDEN / "benchmarks.zip", unpacked)
-            unpacked.rename(folder)
+            with atomic_folder(folder) as unpacked:
+                shutil.unpack_archive(GOLDEN / "benchmarks.zip", unpacked)
     return folder

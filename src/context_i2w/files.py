@@ -1,10 +1,12 @@
 """The one home of what touches the disk: whole files or none, locks, states, checksums, JSON of a declared shape."""
 
 import contextlib
+import glob
 import json
 import math
 import os
 import re
+import shutil
 import sys
 import types
 import zlib
@@ -49,6 +51,42 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 _sync_folder(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, which takes its place when the block ends well and goes when it fails.
+
+    A block that removes the folder leaves `path` as it is. What killed processes left beside it is removed. Raises
+    UserError, in one line, where the disk is full, read-only or not ours.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            number = abandoned.name.split(".")[-2]
+            if number.isdigit() and not _is_alive(int(number)):
+                shutil.rmtree(abandoned, ignore_errors=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        temporary.mkdir()
+        try:
+            yield temporary
+            if temporary.exists():
+                if path.exists():
+                    shutil.rmtree(path)
+                os.replace(temporary, path)
+                _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

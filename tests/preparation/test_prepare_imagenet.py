@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from context_i2w.benchmarks.imagenet_lists import QUERY_LIST, TARGET_LIST
 from context_i2w.errors import UserError
 from context_i2w.preparation import imagenet
 
@@ -65,7 +66,7 @@ def run(root, val, classes=None, **options):
     targets = imagenet.find_targets(root / "imagenet-r")
     queries = imagenet.find_queries(val, sorted({t.wnid for t in targets}), classes)
     counts = imagenet.prepare(root, targets, queries, **options)
-    return counts, (root / imagenet.QUERY_LIST).read_text(), (root / imagenet.TARGET_LIST).read_text()
+    return counts, (root / QUERY_LIST).read_text(), (root / TARGET_LIST).read_text()
 
 
 def test_lists(root, tmp_path):

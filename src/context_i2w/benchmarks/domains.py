@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from context_i2w.benchmarks import imagenet
 from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, plain, read_lines
+from context_i2w.benchmarks.imagenet_lists import DOMAINS, PER_DOMAIN, REAL
 from context_i2w.benchmarks.options import NoVariants
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, misfit, shown
@@ -53,7 +54,7 @@ def _same(*domains: str) -> dict[str, str]:
 _TWO, _ONE = ("query_files.csv", "database_files.csv"), ("full_files.csv", "full_files.csv")
 _NICO = {"autumn": "autumn", "dim": "dimlight"} | _same("grass", "outdoor", "rock", "water")
 _MINIDN = _same("clipart", "painting") | {"real": "photo", "sketch": "sketch"}
-_IMAGENET_R = {"real": "photo"} | _same(*imagenet.DOMAINS)
+_IMAGENET_R = {"real": "photo"} | _same(*DOMAINS)
 SETS = {
     "nico": DomainSet("nico", "NICO++", "nico", _TWO, _NICO, (50, 100)),
     "minidn": DomainSet("minidn", "Mini-DomainNet", "minidn", _TWO, _MINIDN, (50, 100)),
@@ -184,6 +185,6 @@ def _has_folder(data_root: str | os.PathLike, kind: DomainSet) -> bool:
 
 def _from_imagenet(data_root: str | os.PathLike) -> list[Image]:
     images = imagenet.read_sets(data_root)[1]
-    domains = dict(enumerate(imagenet.DOMAINS)) | {imagenet.REAL: "real"}
-    labels = [(domains.get(n // imagenet.PER_DOMAIN, ""), str(n % imagenet.PER_DOMAIN)) for n in images.labels.tolist()]
+    domains = dict(enumerate(DOMAINS)) | {REAL: "real"}
+    labels = [(domains.get(n // PER_DOMAIN, ""), str(n % PER_DOMAIN)) for n in images.labels.tolist()]
     return [Image(*image, *label) for image, label in zip(zip(images.names, images.paths), labels, strict=True)]

@@ -4,8 +4,7 @@ Files:
     imgnet/imagenet-r/<wnid>/{cartoon,origami,toy,sculpture}_<n>.jpg    targets, other names are unused
     imgnet/real/<wnid>/ILSVRC2012_val_<n>.JPEG                          queries, and distractors
     imgnet/imgnet_real_query.txt, imgnet/imgnet_targets.txt             the published lists, if there
-A line of a list is `imgnet/imagenet-r/n04086273/toy_3.jpg 2002`, the label being 1000 x domain + class;
-without the lists the same sets are taken from the folders.
+Without the lists (imagenet_lists.py) the same sets are taken from the folders.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 
 from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_folders, read_lines
+from context_i2w.benchmarks.imagenet_lists import DOMAINS, PER_DOMAIN, QUERY_LIST, TARGET_LIST, label_of
 from context_i2w.benchmarks.options import NoVariants
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, is_hidden, misfit, shown
@@ -27,14 +27,10 @@ from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_and_precision_at, recall_ceiling_at
 
 FOLDERS = ("imgnet",)
-DOMAINS = ("cartoon", "origami", "toy", "sculpture")
-REAL = 6  # domain number of the query photos in the gallery
-PER_DOMAIN = 1000
 PROMPT = "a {domain} of [*]"
 TEXT = "a {domain} of "
 CUTOFFS = (1, 5, 10, 50, 100, 200)
 CEILING_CUTOFFS = (10, 50)
-QUERY_LIST, TARGET_LIST = "imgnet_real_query.txt", "imgnet_targets.txt"
 
 
 @dataclass(frozen=True)
@@ -49,8 +45,8 @@ def load(data_root: str | os.PathLike, options: NoVariants | None = None) -> Ben
     queries, gallery, source = read_sets(data_root)
     ceilings = {}
     groups = []
-    for number, domain in enumerate(DOMAINS):
-        groups.append(_group(domain, queries, gallery, queries.labels % PER_DOMAIN + PER_DOMAIN * number))
+    for domain in DOMAINS:
+        groups.append(_group(domain, queries, gallery, queries.labels % PER_DOMAIN + label_of(domain, 0)))
         counts = torch.tensor([len(positives) for positives in groups[-1].positives])
         ceilings[domain] = recall_ceiling_at(counts, CEILING_CUTOFFS)
     protocol = {
@@ -132,10 +128,10 @@ def _from_folders(folder: Path) -> tuple[LabelledImages, LabelledImages]:
         for file in _images(renditions / wnid):
             domain = file.name.partition("_")[0]
             if domain in DOMAINS:
-                targets.append((file, PER_DOMAIN * DOMAINS.index(domain) + number))
+                targets.append((file, label_of(domain, number)))
     if not queries or not targets:
         raise UserError(f"no ImageNet-R data: no images in {real} or {renditions}; {REMEDY}")
-    distractors = [(file, PER_DOMAIN * REAL + label) for file, label in queries]
+    distractors = [(file, label_of("real", number)) for file, number in queries]
     return _labelled(queries, folder), _labelled(targets + distractors, folder)
 
 

@@ -6,14 +6,13 @@ size and time of change. It appears there in one step, and takes the place of wh
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from context_i2w.data.packed_strings import Strings
 from context_i2w.errors import UserError
-from context_i2w.files import cache_folder, file_state, locked, note
+from context_i2w.files import atomic_folder, cache_folder, file_state, locked, note
 
 LONG = 1 << 24  # bytes; shorter lists are read in a second
 
@@ -49,15 +48,14 @@ def _mapped(kept: Path) -> tuple[Strings, ...] | None:
 
 
 def _written(kept: Path, parts: tuple[Strings, ...]) -> tuple[Strings, ...]:
-    unfinished = kept.with_name("unfinished")
     try:
         for old in filter(Path.is_dir, list(kept.parent.iterdir())):
             shutil.rmtree(old)
-        for number, strings in enumerate(parts):
-            strings.write(unfinished / str(number))
-        os.replace(unfinished, kept)
-    except OSError as error:
-        note(f"{kept}: no room to keep a list ({error.strerror}); it is read into each process's memory")
+        with atomic_folder(kept) as unfinished:
+            for number, strings in enumerate(parts):
+                strings.write(unfinished / str(number))
+    except (OSError, UserError) as error:
+        note(f"{error}; the list is read into each process's memory")
     return _mapped(kept) or parts
 
 

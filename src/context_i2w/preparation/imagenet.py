@@ -1,8 +1,8 @@
 """The domain-conversion benchmark from ImageNet's validation images and ImageNet-R.
 
 Queries are the validation images of ImageNet-R's 200 classes, sorted into `real/<wnid>/`; targets are the
-ImageNet-R files of four domains and the queries themselves. A label is 1000 * domain + class, where the class
-is the wnid's place in the sorted list of ImageNet-R's classes: it only has to tell classes apart.
+ImageNet-R files of four domains and the queries themselves (benchmarks/imagenet_lists.py). A class's number is its
+wnid's place in the sorted list of ImageNet-R's classes: it only has to tell classes apart.
 
 Validation images come in class folders (`val/<wnid>/*.JPEG`) or in one folder with the classes elsewhere; see
 `read_classes` for the files that are understood.
@@ -15,12 +15,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from context_i2w.benchmarks.imagenet_lists import DOMAINS, write_lists
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, is_hidden, list_some, shown, write_text
+from context_i2w.files import atomic_path, is_hidden, list_some, shown
 
-DOMAINS = {"cartoon": 0, "origami": 1, "toy": 2, "sculpture": 3}
-REAL_DOMAIN = 6
-QUERY_LIST, TARGET_LIST = "imgnet_real_query.txt", "imgnet_targets.txt"
 PUBLISHED_COUNTS = {"real": 10_000, "cartoon": 3_726, "origami": 550, "toy": 1_511, "sculpture": 1_196}
 _WNID = re.compile(r"n\d{8}")
 _IMAGE_ENDINGS = {".jpeg", ".jpg", ".png"}
@@ -155,17 +153,11 @@ def prepare(
             _put(query.path, place, copy)
     wnids = sorted({target.wnid for target in targets})
     number = {wnid: index for index, wnid in enumerate(wnids)}
-    query_lines, target_lines = [], []
-    for target in targets:
-        domain = DOMAINS[target.path.name.split("_")[0]]
-        name = f"imgnet/imagenet-r/{target.wnid}/{target.path.name}"
-        target_lines.append(f"{name} {1000 * domain + number[target.wnid]}\n")
-    for query in queries:
-        name = f"imgnet/real/{query.wnid}/{query.path.name}"
-        query_lines.append(f"{name} {number[query.wnid]}\n")
-        target_lines.append(f"{name} {1000 * REAL_DOMAIN + number[query.wnid]}\n")
-    write_text(root / TARGET_LIST, "".join(target_lines))
-    write_text(root / QUERY_LIST, "".join(query_lines))
+    write_lists(
+        root,
+        {f"imgnet/imagenet-r/{t.wnid}/{t.path.name}": (t.path.name.split("_")[0], number[t.wnid]) for t in targets},
+        {f"imgnet/real/{query.wnid}/{query.path.name}": number[query.wnid] for query in queries},
+    )
     return {"real": len(queries), **Counter(target.path.name.split("_")[0] for target in targets)}
 
 

@@ -1,5 +1,7 @@
 """The words of the toy world: what a picture may hold and how it is named."""
 
+from context_i2w.benchmarks.imagenet_lists import DOMAINS as CONVERTED
+
 OBJECTS = ("house", "tree", "car", "boat", "fish", "star", "heart", "moon", "cup", "mushroom", "umbrella")
 GARMENTS = ("dress", "shirt", "top")
 KINDS = OBJECTS + GARMENTS
@@ -10,7 +12,6 @@ PLACES = ("grass", "sand", "sea", "snow", "night", "brick")
 WHITE = "white"  # the plain background that a masked crop has
 BACKGROUNDS = (*PLACES, WHITE)
 REAL = "real"
-CONVERTED = ("cartoon", "origami", "toy", "sculpture")
 DOMAINS = (REAL, *CONVERTED)
 
 WHERE = {

@@ -5,12 +5,12 @@ of its own. Recipes are chosen on dev; the figures that are reported come from t
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from context_i2w.errors import UserError
+from context_i2w.files import atomic_folder
 from context_i2w.toy_world.pairs import write_pairs
 from context_i2w.toy_world.sizes import Sizes
 from context_i2w.toy_world.tasks.cirr import write_cirr
@@ -38,15 +38,11 @@ def make_toy_world(
         return root
     if root.exists() and any(root.iterdir()) and not (root / STAMP).is_file():
         raise UserError(f"{root}: not empty and no toy world; move it away or choose another folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(root)
-    drawn = root.with_name(f".{root.name}.{os.getpid()}.part")
-    try:
+    with atomic_folder(root) as drawn:
         _write_all(drawn, seed, sizes, workers)
         (drawn / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
-        _put_in_place(drawn, root, stamp)
-    finally:
-        shutil.rmtree(drawn, ignore_errors=True)
+        if _stamp_of(root) == stamp:
+            shutil.rmtree(drawn)  # another process was faster; its world is the same
     return root
 
 
@@ -57,7 +53,6 @@ def is_toy_world(folder: Path) -> bool:
 
 
 def _write_all(folder: Path, seed: int, sizes: Sizes, workers: int | None) -> None:
-    folder.mkdir()
     write_pairs(folder, seed, sizes, workers)
     for copy in COPIES:
         for write in (write_cirr, write_fashioniq, write_imagenet, write_coco):
@@ -69,29 +64,3 @@ def _stamp_of(root: Path) -> dict | None:
         return json.loads((root / STAMP).read_text())
     except (OSError, ValueError):
         return None
-
-
-def _put_in_place(drawn: Path, root: Path, stamp: dict) -> None:
-    if _stamp_of(root) == stamp:
-        return  # another process was faster; its world is the same
-    if root.exists():
-        shutil.rmtree(root)
-    drawn.rename(root)
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Removes what killed processes left half-made beside the root."""
-    for folder in root.parent.glob(f".{root.name}.*.part"):
-        number = folder.name.split(".")[-2]
-        if number.isdigit() and not _is_alive(int(number)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
