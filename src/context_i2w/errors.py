@@ -1,8 +1,18 @@
 """The one kind of error that a user can mend, and how scripts show it."""
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Our commands as pip installs them; in a clone of the repository they are scripts.
+INSTALLED = {
+    "python src/main.py": "context-i2w-train",
+    "python src/eval_retrieval.py": "context-i2w-evaluate",
+    "python src/demo.py": "context-i2w-search",
+}
+IN_CLONE = Path(__file__).parents[1].name == "src"
 
 
 class UserError(Exception):
@@ -18,6 +28,23 @@ def one_line(error: Exception, most: int = 1000) -> str:
     return text if len(text) <= most else f"{text[: most - 300]} ... {text[-300:]}"
 
 
+def as_typed(text: str) -> str:
+    """A text that names our commands, as they are typed here: by the names that pip gives them outside of a clone."""
+    for script, installed in ({} if IN_CLONE else INSTALLED).items():
+        text = text.replace(script, installed)
+    return text
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around imports of what only `pip install "context-i2w[name]"` brings. Raises UserError where it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        remedy = f'`pip install "context-i2w[{name}]"`, in a clone `pip install -r requirements.txt`'
+        raise UserError(f"{error.name} is not installed; the extra {name!r} brings it: {remedy}") from None
+
+
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps a `main`: a UserError, or what the system refuses, is one line on stderr and status 2; Ctrl-C 130."""
 
@@ -26,7 +53,7 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
         try:
             return main(*args, **kwargs)
         except (UserError, OSError) as error:
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            print(f"error: {as_typed(one_line(error))}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)

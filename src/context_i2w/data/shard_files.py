@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from braceexpand import braceexpand
 from tqdm import tqdm
 
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, extra
 from context_i2w.files import is_hidden, list_some, read_json, shown
 
 ATTEMPTS = 3  # at reading on in a shard whose connection broke
@@ -46,6 +45,8 @@ def expand_shards(data: str) -> list[str]:
 
     Raises UserError naming the local ones that are missing.
     """
+    with extra("train"):
+        from braceexpand import braceexpand
     try:
         shards = _in_folder(data) or list(itertools.islice(braceexpand(data), MOST_SHARDS))
     except ValueError as error:
@@ -159,7 +160,8 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
         with tarfile.open(shard, "r:*") as archive:
             yield archive
         return
-    from webdataset.gopen import gopen  # imports torch, which lists and masking can do without
+    with extra("train"):
+        from webdataset.gopen import gopen  # imports torch, which lists and masking can do without
 
     stream = gopen(shard)
     try:

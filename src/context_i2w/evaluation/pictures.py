@@ -4,13 +4,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from PIL import Image, ImageDraw, ImageFont
 
 from context_i2w.benchmarks.base import QueryGroup
+from context_i2w.errors import extra
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.model.images import ImageSource, open_image
 from context_i2w.model.prompts import readable
@@ -23,6 +20,11 @@ def loss_curve(
     steps: Sequence[int], losses: Sequence[float], validation: Sequence[tuple[int, float]], path: Path
 ) -> None:
     """Training loss of single steps and the validation loss after each epoch, as a PNG."""
+    with extra("train"):
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot(steps, losses, linewidth=1, color="#4477aa", label="training, single steps")
     if validation:

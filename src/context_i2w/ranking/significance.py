@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+
+from context_i2w.errors import extra
 
 DRAWN = 1 << 22  # numbers of one piece of a bootstrap's draws
 
@@ -104,6 +105,8 @@ def _t_test(mean: float, variance: float, df: float, level: float) -> tuple[floa
     """Interval and two-sided p-value of a mean that has this variance."""
     if variance == 0:
         return mean, mean, 1.0 if mean == 0 else 0.0
+    with extra("train"):
+        from scipy import stats
     half = float(stats.t.ppf((1 + level) / 2, df)) * variance**0.5
     return mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / variance**0.5, df))
 

@@ -24,7 +24,7 @@ from context_i2w.command_line import (
     read_config,
 )
 from context_i2w.data.options import DataOptions
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, as_typed
 from context_i2w.files import read_json
 from context_i2w.model.extensions import find_class
 from context_i2w.model.options import MAPPER_OPTIONS, MAPPERS
@@ -189,7 +189,7 @@ def parse_settings(argv: Sequence[str] | None = None) -> RunSettings:
     return parse(
         RunSettings,
         argv,
-        prog="python src/main.py",
+        prog=as_typed("python src/main.py"),
         description="Trains a mapping network for zero-shot composed image retrieval. Without --train-data it trains "
         "on the built-in toy world, evaluates the four tasks and writes a report.",
         recipe=recipe,

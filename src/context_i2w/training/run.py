@@ -22,7 +22,7 @@ from context_i2w.checkpoints.reference import CLIPReference
 from context_i2w.command_line import options_from, with_values
 from context_i2w.data.open import Reader, check_data, open_training, open_validation
 from context_i2w.distributed import Process, gather_objects, join, launch, leave, started_by_launcher
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, as_typed
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import load_clip
 from context_i2w.model.extensions import find_class
@@ -108,7 +108,7 @@ class _Run:
             if not trainer.finished:
                 path = self._save(None)
                 reason = f"stopped by {stop.received or 'another process'} at step {trainer.state.step}"
-                print(f"{reason}; go on with:\n  python src/main.py --resume {path}", file=sys.stderr)
+                print(f"{reason}; go on with:\n  {as_typed('python src/main.py')} --resume {path}", file=sys.stderr)
             self.folder.close()
         return self.path if trainer.finished else None
 

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from context_i2w.checkpoints.files import save_atomically
 from context_i2w.checkpoints.find import LAST
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, extra
 from context_i2w.files import atomic_path, write_text
 from context_i2w.training.options import CONFIG
 
@@ -26,7 +24,9 @@ class RunFolder:
         self, path: Path, config: Mapping[str, Any], resumed_step: int | None, wandb: str | None = None, room: int = 0
     ):
         """config: written to config.json; resumed_step: None for a new run; wandb: project of Weights & Biases; room:
-        bytes that the disk must have left."""
+        bytes that the disk must have left. Raises UserError where TensorBoard is not installed."""
+        with extra("train"):
+            from torch.utils.tensorboard import SummaryWriter
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)

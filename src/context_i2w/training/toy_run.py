@@ -8,6 +8,7 @@ from pathlib import Path
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.find import LAST
 from context_i2w.command_line import flat, with_values
+from context_i2w.errors import as_typed
 from context_i2w.evaluation.evaluate import ONLY, Result, evaluate
 from context_i2w.evaluation.pictures import loss_curve, top_results
 from context_i2w.evaluation.report import as_json, markdown_table, protocol_line, write_json
@@ -48,7 +49,7 @@ def is_on_toy_world(settings: RunSettings, world: Path = TOY_ROOT) -> bool:
 
 def train_and_report(settings: RunSettings) -> None:
     """Draws the world if it is not there, trains, evaluates, reports."""
-    print(f"toy world: small drawn pictures and a tiny CLIP, to see the code work; for CC3M: {CC3M_COMMAND}")
+    print(f"toy world: small drawn pictures and a tiny CLIP, to see the code work; for CC3M: {as_typed(CC3M_COMMAND)}")
     world = make_toy_world(TOY_ROOT)
     device = settings.machine.device
     folder = train(with_values(toy_settings(settings, world), processes=settings.machine.processes or 1))
