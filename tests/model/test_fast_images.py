@@ -1,5 +1,6 @@
 """The fast preparation beside the exact one: a grey level for a JPEG, the same bits for all else."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from context_i2w.model.fast_images import FastPreparation
-from context_i2w.model.images import BrokenImage, ImageSource, Preparation
+from context_i2w.model.fast_images import FastPreparation, _is_bare_jpeg, _is_upright_jpeg
+from context_i2w.model.images import BrokenImage, ImageSource, Preparation, open_header
 
 SIZE, HALF = 56, (0.5, 0.5, 0.5)
 EXACT, FAST = Preparation(SIZE, HALF, HALF), FastPreparation(SIZE, HALF, HALF)
@@ -66,6 +67,20 @@ def test_a_turned_jpeg_is_left_to_pillow():
         exif = image.getexif()
         exif[0x0112] = orientation
         assert isinstance(FAST.open("name", encoded(image, exif=exif)), kind)
+
+
+@given(st.sampled_from(["RGB", "L", "CMYK"]), st.booleans(), st.booleans(), st.integers(0, 700), st.binary(max_size=3))
+@settings(deadline=None)
+def test_a_bare_header_is_what_pillow_calls_an_upright_jpeg(mode, progressive, exif, place, damage):
+    image = picture(24, 16, 1, mode)
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    whole = encoded(image, progressive=progressive, comment=b"made", **({"exif": tags} if exif else {}))
+    assert _is_bare_jpeg(whole) == (mode != "CMYK" and not exif)
+    content = whole[:place] + damage + whole[place + len(damage) :]
+    if _is_bare_jpeg(content):
+        with contextlib.suppress(BrokenImage):  # torchvision can't decode it either, and Pillow says why
+            assert _is_upright_jpeg(open_header("name", content))
 
 
 def test_faults_are_those_of_pillow(tmp_path):

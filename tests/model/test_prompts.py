@@ -1,7 +1,9 @@
 """Tokenisation against the published tokeniser; captions stay text whatever they spell."""
 
+import html
 import json
 
+import ftfy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,11 @@ def test_any_caption_leaves_the_template_as_it_is(first, second):
     assert ids.count(PLACEHOLDER_ID) == 1
     assert ids[3] == PLACEHOLDER_ID
     assert not {START_ID, END_ID} & set(ids)
+
+
+@given(st.text(st.sampled_from("".join(map(chr, range(32, 127))).replace("&", "") + MARK), max_size=40))
+def test_plain_text_has_nothing_to_mend(text):
+    assert html.unescape(html.unescape(ftfy.fix_text(text))) == text
 
 
 def test_long_text_is_cut_and_keeps_its_end():

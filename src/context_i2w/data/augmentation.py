@@ -10,6 +10,7 @@ import math
 import random
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ COLOUR = re.compile(
 )
 PUBLISHED_SCALE = (0.9, 1.0)  # share of the image's area that the random resized crop keeps
 RATIO = (3 / 4, 4 / 3)  # width to height of crops
+TRIES = 10  # at a crop that fits
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class ViewOptions(Options):
 
 
 class TrainPreparation:
-    """A training image as bytes [1, 3, S, S]; where the reference view differs from the target, [2, 3, S, S], both.
+    """A training image as bytes [3, S, S]; before it the reference view, where that differs from the target.
 
     crop: under the published augmentation, a random resized crop, scale 0.9–1.0, bicubic; else as at evaluation. All
     random choices depend on the words they are `drawn` from alone (seed, epoch, row), so neither workers nor resuming
@@ -71,10 +73,8 @@ class TrainPreparation:
     def __init__(self, preparation: Preparation, crop: bool, view: ViewOptions | None = None):
         self.preparation, self.crop, self.view = preparation, crop, view or ViewOptions()
 
-    def __call__(self, name: str, drawn: str, content: bytes | None = None, caption: str = "") -> Tensor:
+    def __call__(self, name: str, drawn: str, content: bytes | None = None, caption: str = "") -> list[Tensor]:
         """name: the file, or what to call the `content` of one; caption: the masked one. Raises BrokenPair."""
-        import torch
-
         from context_i2w.data.broken import BrokenPair, image_kind
         from context_i2w.model.images import BrokenImage, ImageSource, as_bytes
 
@@ -87,7 +87,7 @@ class TrainPreparation:
                 else:
                     target = self.preparation.square(image, ImageSource(name))
                 seen = [self._view(image, target, f"{drawn}-view", caption)] if self.view.differs else []
-                return torch.stack([as_bytes(part) for part in (*seen, target)])
+                return [as_bytes(part) for part in (*seen, target)]
         except BrokenImage as error:
             raise BrokenPair(name, image_kind(error)) from None
         except (ValueError, OSError, MemoryError):
@@ -122,16 +122,20 @@ def crop_box(
     """Top, left, height and width of a random part: `scale` of the area, sides from 3 : 4 to 4 : 3.
 
     torchvision's RandomResizedCrop.get_params to the number, but without the process's own random numbers, which are
-    slow to put aside.
+    slow to put aside. All tries are drawn at once: most parts of a photograph don't fit, and torch's calls
+    cost more than numbers do.
     """
     import torch
 
-    drawn = torch.empty(1)
-    for _ in range(10):
-        area = height * width * drawn.uniform_(*scale, generator=random_numbers).item()
-        aspect = drawn.uniform_(*_log_ratio(), generator=random_numbers).exp_().item()
+    (share, shares), (aspect, aspects) = _uniform(*scale), _uniform(*RATIO, torch.log)
+    drawn = torch.rand(2 * TRIES, generator=random_numbers).tolist()
+    tries = torch.tensor([[share + shares * x for x in drawn[::2]], [aspect + aspects * x for x in drawn[1::2]]])
+    tries[1].exp_()
+    for number, (share, aspect) in enumerate(zip(*tries.tolist())):
+        area = height * width * share
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
+            torch.rand(2 * number + 2, generator=random_numbers.manual_seed(random_numbers.initial_seed()))
             top, left = (int(torch.randint(0, n + 1, (1,), generator=random_numbers)) for n in (height - h, width - w))
             return top, left, h, w
     w, h = width, height  # the largest part in the middle whose sides fit
@@ -143,8 +147,10 @@ def crop_box(
 
 
 @functools.cache
-def _log_ratio() -> list[float]:
-    """In float32, as torchvision has it."""
+def _uniform(least: float, most: float, scale: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:
+    """The least number that is drawn and how much more it may be, in float32, as torchvision has them."""
     import torch
 
-    return torch.log(torch.tensor(RATIO)).tolist()
+    ends = torch.tensor((least, most))
+    ends = scale(ends) if scale else ends
+    return ends[0].item(), (ends[1] - ends[0]).item()

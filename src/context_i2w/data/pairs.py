@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.broken import BrokenPair, check_caption
@@ -140,13 +140,19 @@ class ImagePairs(Dataset):
 
 
 def make_batch(
-    images: Sequence[Tensor], captions: Sequence[str], broken: Sequence[tuple[str, str]], tokenizer: Tokenizer
+    images: Sequence[Sequence[Tensor]], captions: Sequence[str], broken: Sequence[tuple[str, str]], tokenizer: Tokenizer
 ) -> Batch:
-    """A batch of prepared images [1 or 2, 3, S, S] and masked captions; `images` is None if all pairs were broken."""
+    """A batch of what TrainPreparation makes and masked captions; `images` is None if all pairs were broken.
+
+    Images keep their channels last in memory, as they were decoded; a reading process stacks them where the training
+    process will find them.
+    """
     if not images:
         return Batch(torch.empty(0, tokenizer.context_length, dtype=torch.long), broken=tuple(broken))
     ids = tokenizer([mark_placeholders(caption) for caption in captions])
-    seen, *targets = torch.stack(list(images), dim=1)
+    seen, *targets = (
+        default_collate([image.permute(1, 2, 0) for image in part]).permute(0, 3, 1, 2) for part in zip(*images)
+    )
     return Batch(ids, images=seen, broken=tuple(broken), targets=targets[0] if targets else None)
 
 

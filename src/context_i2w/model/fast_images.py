@@ -6,17 +6,28 @@ and is the same to the bit: other formats, CMYK, files turned by EXIF, boxes and
 """
 
 import os
+import struct
 import warnings
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from context_i2w.model.images import ImageSource, Picture, Preparation, check_pixels, load, open_header, resized_size
+from context_i2w.model.images import (
+    MAX_PIXELS,
+    ImageSource,
+    Picture,
+    Preparation,
+    check_pixels,
+    open_header,
+    open_image,
+    resized_size,
+)
 
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
+TABLES = (b"\xff\xe0", b"\xff\xdb", b"\xff\xc4", b"\xff\xdd", b"\xff\xfe")  # JPEG's markers
+FRAMES = (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
 
 
 class FastPreparation(Preparation):
@@ -25,14 +36,14 @@ class FastPreparation(Preparation):
     def open(self, path: str | os.PathLike, content: bytes | None = None) -> Picture:
         """The decoded image. Raises BrokenImage, as Pillow finds it."""
         if content is None and os.path.isfile(path):
-            content = Path(path).read_bytes()
-        with open_header(path, content) as image:
-            if content is not None and _is_plain_jpeg(image):
-                try:
-                    return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-                except RuntimeError:
-                    pass  # Pillow reads it all the same, or says what is wrong
-            return load(image, path)
+            with open(path, "rb", buffering=0) as file:
+                content = file.read()
+        if content is not None and _is_plain_jpeg(path, content):
+            try:
+                return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+            except RuntimeError:
+                pass  # Pillow reads it all the same, or says what is wrong
+        return open_image(path, content)
 
     def square(self, image: Picture, source: ImageSource) -> Picture:
         plain = not (source.box or self.transform.deviation) and source.view == "centre"
@@ -48,13 +59,33 @@ class FastPreparation(Preparation):
         if not isinstance(image, torch.Tensor):
             return super().resized_part(image, box)
         top, left, height, width = box
-        return _resized(image[:, top : top + height, left : left + width], self.image_size, self.image_size)
+        part = image[None, :, top : top + height, left : left + width]
+        part = part.contiguous(memory_format=torch.channels_last)  # else interpolate turns it about for longer
+        return _resized(part[0], self.image_size, self.image_size)
 
 
 PREPARATIONS = {"exact": Preparation, "fast": FastPreparation}  # by the name of the option --image-reader
 
 
-def _is_plain_jpeg(image: Image.Image) -> bool:
+def _is_plain_jpeg(path: str | os.PathLike, content: bytes) -> bool:
+    return _is_bare_jpeg(content) or _is_upright_jpeg(open_header(path, content))
+
+
+def _is_bare_jpeg(content: bytes) -> bool:
+    """Whether there is nothing but JFIF's marker, tables and comments before a frame of bytes, grey or in colour.
+
+    A tenth of Pillow's time for a header; all others are left to it.
+    """
+    place = 2 if content.startswith(b"\xff\xd8") else len(content)
+    while (marker := content[place : place + 2]) in TABLES:
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    if marker not in FRAMES:
+        return False
+    precision, height, width, components = struct.unpack(">BHHB", content[place + 4 : place + 10].ljust(6, b"\0"))
+    return precision == 8 and 0 < width * height <= MAX_PIXELS and components in (1, 3)
+
+
+def _is_upright_jpeg(image: Image.Image) -> bool:
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return False
     with warnings.catch_warnings():

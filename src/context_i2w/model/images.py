@@ -216,16 +216,16 @@ def as_image(picture: Picture) -> Image.Image:
 
 
 def as_bytes(image: Picture) -> torch.Tensor:
-    """[3, H, W] uint8 of an image of any mode; a tensor is that already."""
+    """[3, H, W] uint8 of an image of any mode, channels last in memory; a tensor is that already."""
     if isinstance(image, torch.Tensor):
         return image
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def normalised(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """[..., 3, H, W] uint8 -> float32 as CLIP takes it, by the same operations on every device."""
     shift, scale = (torch.tensor(numbers, device=pixels.device)[:, None, None] for numbers in (mean, std))
-    return pixels.to(torch.float32).div(255).sub(shift).div(scale)
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div(255).sub(shift).div(scale)
 
 
 def _inside(box: tuple[int, int, int, int], image: Image.Image) -> tuple[int, int, int, int]:

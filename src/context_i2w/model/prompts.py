@@ -72,7 +72,9 @@ def readable(text: str) -> str:
 
 def clean(text: str) -> str:
     """CLIP's cleaning: broken encodings mended, entities decoded (twice), white space joined, lower case."""
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    plain = text.replace(_PRIVATE, "")
+    if not (plain.isascii() and plain.isprintable()) or "&" in plain:  # else there is nothing to mend, which takes long
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
