@@ -14,7 +14,7 @@ from context_i2w.toy_world import Sizes, make_toy_world
 
 def search(pictures: list[str], reference: str, description: str, folder: Path) -> list[tuple[str, float]]:
     """The five best pictures and their cosine similarities; folder: where the database lies."""
-    retriever = Retriever.load("checkpoints/toy")  # for photographs: another checkpoint, or Retriever.from_clip()
+    retriever = Retriever.load("toy")  # for photographs: another checkpoint, or Retriever.from_clip()
     rows = [{"path": path, "vector": row} for path, row in zip(pictures, retriever.encode(pictures))]
     table = lancedb.connect(folder).create_table("pictures", rows, mode="overwrite")
     [query] = retriever.encode(reference, description)

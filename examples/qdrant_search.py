@@ -15,7 +15,7 @@ from context_i2w.toy_world import Sizes, make_toy_world
 
 def search(pictures: list[str], reference: str, description: str, folder: Path) -> list[tuple[str, float]]:
     """The five best pictures and their cosine similarities; folder: where the collection lies."""
-    retriever = Retriever.load("checkpoints/toy")  # for photographs: another checkpoint, or Retriever.from_clip()
+    retriever = Retriever.load("toy")  # for photographs: another checkpoint, or Retriever.from_clip()
     rows = retriever.encode(pictures)
     client = QdrantClient(path=str(folder))  # of a server: QdrantClient(url=...)
     if client.collection_exists("pictures"):

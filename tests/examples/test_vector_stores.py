@@ -19,7 +19,7 @@ def test_hits_are_those_of_an_index(library, example, tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found = module.search(pictures, pictures[3], "a photo of [*] at night", tmp_path / "store")
-    index = Retriever.load("checkpoints/toy").index(tmp_path / "photos", tmp_path / "cache", thumbnails=False)
+    index = Retriever.load("toy").index(tmp_path / "photos", tmp_path / "cache", thumbnails=False)
     hits = index.search(pictures[3], "a photo of [*] at night", k=5, keep_reference=True)
     assert [path for path, _ in found] == [str(hit.path) for hit in hits]
     assert [similarity for _, similarity in found] == pytest.approx([hit.score for hit in hits], abs=1e-6)

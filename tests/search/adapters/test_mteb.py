@@ -27,7 +27,7 @@ QUERIES = 40  # shares of them have three decimals, so mteb's rounding to five k
 
 @pytest.fixture(scope="module")
 def retriever():
-    return Retriever.load("checkpoints/toy", device="cpu")
+    return Retriever.load("toy", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +105,17 @@ def test_mtebs_metrics_are_ours(retriever, benchmark, task):
         assert theirs["ndcg_at_10"] == round(sum(1 / math.log2(place + 2) for place in places) / QUERIES, 5)
 
 
-def test_what_the_encoder_says_of_itself_loads_it_again(retriever):
-    meta = ComposedEncoder("checkpoints/toy", device="cpu", method="blended", license="apache-2.0").mteb_model_meta
-    assert (meta.name, meta.license, meta.embed_dim, meta.max_tokens) == ("checkpoints/toy", "apache-2.0", 128, 77)
+def test_what_the_encoder_says_of_itself_loads_it_again(retriever, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    retriever.save_pretrained("owner/name")
+    meta = ComposedEncoder("owner/name", device="cpu", method="blended", license="apache-2.0").mteb_model_meta
+    assert (meta.name, meta.license, meta.embed_dim, meta.max_tokens) == ("owner/name", "apache-2.0", 128, 77)
     parts = [*retriever.clip.parameters(), *retriever.mapper.parameters()]
     assert meta.n_parameters == sum(weight.numel() for weight in parts)
     again = meta.load_model(device="cpu")
     assert (type(again), again.method, again.mteb_model_meta.name) == (ComposedEncoder, "blended", meta.name)
-    assert ComposedEncoder(retriever).mteb_model_meta.name == "context-i2w/toy_clip"
+    unnamed = ComposedEncoder(retriever).mteb_model_meta
+    assert (unnamed.name, unnamed.loader) == ("context-i2w/toy_clip", None)
 
 
 def test_batches_of_each_kind(retriever, benchmark):

@@ -20,7 +20,7 @@ from context_i2w.search.adapters.sentence_transformers import ComposedModule
 
 @pytest.fixture(scope="module")
 def retriever():
-    return Retriever.load("checkpoints/toy", device="cpu")
+    return Retriever.load("toy", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ except ImportError as error:
 class ComposedEncoder(AbsEncoder):
     """Composes queries of image and text; a gallery's rows are of its images, or of its texts where it has none.
 
-    Texts go in without mteb's instruction: CLIP was trained on captions. As `loader` of a ModelMeta it loads the hub's
-    repository that the ModelMeta names; `mteb_model_meta` is such a description, written for what was loaded.
+    Texts go in without mteb's instruction: CLIP was trained on captions. `mteb_model_meta` describes what was loaded,
+    and loads it again where mteb's name for it is what `Retriever.load` takes, as a repository's on the hub.
     """
 
     def __init__(
@@ -50,11 +50,12 @@ class ComposedEncoder(AbsEncoder):
         tables. facts: other fields of ModelMeta, e.g. license, release_date, training_datasets.
         """
         name = name or _name(source)
+        facts |= {"name": name, "revision": revision, "loader": ComposedEncoder if name == str(source) else None}
         if revision and not isinstance(source, Retriever):
             source = from_pretrained(source, revision).folder or source
         self.model = source if isinstance(source, Retriever) else Retriever.load(source, device=device)
         self.method = method
-        self.mteb_model_meta = _meta(self.model, name=name, revision=revision, method=method, facts=facts)
+        self.mteb_model_meta = _meta(self.model, facts, method)
 
     def encode(
         self, inputs: Iterable[dict[str, Any]], *, prompt_type: PromptType | None = None, **kwargs: Any
@@ -76,12 +77,9 @@ def _name(source: str | os.PathLike | Retriever) -> str:
     return "/".join(["context-i2w", *filter(None, parts)][-2:])
 
 
-def _meta(model: Retriever, name: str, revision: str | None, method: str | None, facts: dict[str, Any]) -> ModelMeta:
+def _meta(model: Retriever, facts: dict[str, Any], method: str | None) -> ModelMeta:
     weights = [weight for part in (model.clip, model.mapper) if part is not None for weight in part.parameters()]
     known: dict[str, Any] = {
-        "loader": ComposedEncoder,
-        "name": name,
-        "revision": revision,
         "languages": ["eng-Latn"],
         "n_parameters": sum(weight.numel() for weight in weights),
         "memory_usage_mb": sum(weight.nbytes for weight in weights) / 2**20,

@@ -3,7 +3,7 @@
 from sentence_transformers import SentenceTransformer
 from context_i2w import Retriever
 from context_i2w.search.adapters.sentence_transformers import ComposedModule
-model = SentenceTransformer(modules=[ComposedModule(Retriever.load("checkpoints/toy"))])
+model = SentenceTransformer(modules=[ComposedModule(Retriever.load("toy"))])
 gallery = model.encode(["a.jpg", "b.jpg"])
 queries = model.encode([{"image": "ref.jpg", "text": "a photo of [*] at night"}])
 """
@@ -53,7 +53,7 @@ class ComposedModule(InputModule):
         return self.retriever.clip.sizes.embed_dim
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Lists `image`, `text` or both, of inputs of one kind, others are refused before; prompt: begins every text."""
+        """Lists `image`, `text` or both, of inputs of one kind, which the library sees to; prompt: begins each text."""
         kind = infer_modality(inputs[0], MODALITIES)
         given = [value if isinstance(value, dict) else {kind: value} for value in inputs]
         features = {key: [value[key] for value in given] for key in given[0]}
