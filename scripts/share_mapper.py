@@ -1,6 +1,6 @@
 """Writes a mapper as a folder to share: safetensors, config.json and a model card; optionally onto the hub.
 
-    python scripts/share_mapper.py --resume logs/RUN --output my-mapper
+    python scripts/share_mapper.py --resume logs/RUN --output my-mapper --results cirr.json fashion.json
     python scripts/share_mapper.py --resume CKPT --output my-mapper --push-to owner/name      (after `hf auth login`)
 `Retriever.load("my-mapper")` or `Retriever.load("owner/name")` reads it; CLIP is named, with its hash, not copied.
 """
@@ -17,6 +17,9 @@ class ShareOptions(Options):
     resume: str = option("", "checkpoint or run folder, ours or published", metavar="CKPT", required=True)
     output: str = option("", "folder to write", metavar="DIR", required=True)
     push_to: str | None = option(None, "repository on the Hugging Face hub", metavar="OWNER/NAME")
+    results: tuple[str, ...] = option(
+        (), "evaluations of it for the model card, written by `eval_retrieval.py --output`", metavar="FILE.json"
+    )
     half: bool = option(False, "weights in float16, half the size")
     trust_code: bool = option(False, "import a mapper of your own that CKPT names by path")
 
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     retriever = Retriever.load(asked.resume, device="cpu", trust_code=asked.trust_code)
     if asked.half:
         retriever.mapper.half()
-    folder = retriever.save_pretrained(asked.output, asked.push_to)
+    folder = retriever.save_pretrained(asked.output, asked.push_to, asked.results)
     print(f"wrote {folder}" + (f", uploaded to {asked.push_to}" if asked.push_to else ""))
 
 

@@ -1,63 +1,41 @@
-"""The README.md that goes with a shared mapper."""
+"""The README.md that goes with a shared mapper: model_card.md, filled in."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from context_i2w.model.mappers import Mapper
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+TEMPLATE = Path(__file__).with_suffix(".md")
 BASE_MODELS = {
     ("ViT-L-14", "openai"): "openai/clip-vit-large-patch14",
     ("ViT-B-32", "openai"): "openai/clip-vit-base-patch32",
     ("ViT-B-16", "openai"): "openai/clip-vit-base-patch16",
 }
-TEXT = """\
----
-library_name: context-i2w
-license: apache-2.0
-tags:
-- composed-image-retrieval
-- zero-shot
-- clip
-{base}---
-
-# {title}
-
-A {method} mapping network for composed image retrieval.
-It turns a reference image{context} into one pseudo-word token,
-which CLIP's text tower reads in place of a word. {parameters:,} parameters, trained for {steps} steps.
-
-CLIP is not in this repository: it is `{clip}` with weights `{weights}`. Loading checks the weights' SHA-256:
-`{hash}`
-
-## Use
-
-```python
-from context_i2w import Retriever
-
-retriever = Retriever.load("{source}")
-index = retriever.index("my_photos/")
-hits = index.search("ref.jpg", "{example}", k=10)
-```
-
-## Limits
-
-It finds what CLIP can tell apart, with CLIP's biases. Composed retrieval is zero-shot: no triplets of reference
-image, description and target were used in training. Not for identifying people.
-{toy}"""
 TOY = """
 This one belongs to the toy world: small drawn pictures, a tiny CLIP and a vocabulary of 64 words.
 It shows that the code works and knows nothing of photographs.
 """
 
 
-def model_card(config: dict[str, Any], mapper: type[Mapper], parameters: int, source: str) -> str:
-    """Markdown with the hub's front matter, from config.json's content. source: what Retriever.load is given."""
+def model_card(
+    config: dict[str, Any], mapper: type[Mapper], parameters: int, source: str, results: Sequence[EvalResult] = ()
+) -> str:
+    """Markdown with the hub's front matter, from config.json's content. source: what Retriever.load is given.
+
+    results: of `read_results`, which go into the metadata and a table.
+    """
     clip = config["clip"]
     title = getattr(mapper, "title", mapper.__name__)
-    base = BASE_MODELS.get((clip["model"], clip["pretrained"]))
     is_toy = clip["model"].startswith("toy")
     sees = mapper.uses_condition and config["mapper"]["options"].get("condition", True)
-    return TEXT.format(
-        base=f"base_model: {base}\n" if base else "",
+    text = TEMPLATE.read_text(encoding="utf-8").format(
+        metadata=_metadata(clip, source, results),
         title=f"{title} for {clip['model']}",
         method=f"[{title}]({mapper.paper})" if mapper.paper else title,
         context=" and the description that goes with it" if sees else "",
@@ -67,6 +45,37 @@ def model_card(config: dict[str, Any], mapper: type[Mapper], parameters: int, so
         weights=clip["pretrained"],
         hash=clip["weights_hash"],
         source=source,
-        example="a photo of [*] at night" if is_toy else "a photo of [*] on a beach",
+        example=f"a photo of [*] {'at night' if is_toy else 'on a beach'}",
+        results=_table(results),
         toy=TOY if is_toy else "",
     )
+    return text.rstrip() + "\n"
+
+
+def _metadata(clip: dict[str, Any], name: str, results: Sequence[EvalResult]) -> str:
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        library_name="context-i2w",
+        license="apache-2.0",
+        base_model=BASE_MODELS.get((clip["model"], clip["pretrained"])),
+        tags=["composed-image-retrieval", "zero-shot", "clip"],
+        model_name=name if results else None,
+        eval_results=list(results) or None,
+    )
+    return data.to_yaml()
+
+
+def _table(results: Sequence[EvalResult]) -> str:
+    """A line for each benchmark and query, and the protocols."""
+    if not results:
+        return ""
+    lines: dict[tuple[str, str | None], list[str]] = {}
+    for result in results:
+        numbers = lines.setdefault((result.dataset_name, result.metric_config), [])
+        numbers.append(f"{result.metric_type} {result.metric_value:.2f}")
+    rows = [f"| {benchmark} | {query} | {', '.join(numbers)} |" for (benchmark, query), numbers in lines.items()]
+    told = {result.dataset_type: (result.dataset_args or {}).get("protocol") for result in results}
+    protocols = [f"- {benchmark}: {protocol}" for benchmark, protocol in told.items()]
+    head = ["", "## Results", "", "In percent.", "", "| benchmark | query | numbers |", "|---|---|---|"]
+    return "\n".join([*head, *rows, "", *protocols, ""])

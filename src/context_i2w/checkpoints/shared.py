@@ -3,10 +3,14 @@
 CLIP is not copied: config.json names it, with the SHA-256 of its weights.
 """
 
+from __future__ import annotations
+
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import open_clip
 from safetensors.torch import save
@@ -24,6 +28,9 @@ from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.model.tensor_files import check_readable, check_state, first_line, load_tensors
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
 WEIGHTS = "mapper.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
@@ -37,10 +44,12 @@ def save_pretrained(
     sizes: CLIPSizes,
     step: int | None = None,
     push_to: str | None = None,
+    results: Sequence[EvalResult] = (),
 ) -> Path:
     """Writes the mapper into `folder` (made if needed) and, with `push_to` "owner/name", uploads it to the hub.
 
     clip: the CLIP that the mapper belongs to, by name and hash (see `clip_reference`); sizes: its sizes.
+    results: an evaluation's numbers for the card (evaluation/card_results.py).
     Returns the folder. Raises UserError if the folder can't be written or the upload fails.
     """
     folder = Path(folder)
@@ -58,7 +67,7 @@ def save_pretrained(
     if source := source_of(type(mapper)):
         write_text(folder / source.name, source.read_text(encoding="utf-8"))
     parameters = sum(tensor.numel() for tensor in state.values())
-    write_text(folder / CARD, model_card(config, type(mapper), parameters, push_to or folder.name))
+    write_text(folder / CARD, model_card(config, type(mapper), parameters, push_to or folder.name, results))
     if push_to:
         _upload(folder, push_to, source)
     return folder

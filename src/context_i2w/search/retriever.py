@@ -25,6 +25,7 @@ from context_i2w.checkpoints.find import find_checkpoint
 from context_i2w.checkpoints.shared import clip_reference, save_pretrained
 from context_i2w.data.reading import batched
 from context_i2w.errors import UserError
+from context_i2w.evaluation.card_results import read_results
 from context_i2w.evaluation.features import EncodingOptions, encode_texts, precision_of
 from context_i2w.files import cache_folder, note
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
@@ -232,8 +233,13 @@ class Retriever:
         """Pseudo-word tokens [R, T] of a query's R references."""
         return self._vectors([query], seen).words
 
-    def save_pretrained(self, folder: str | os.PathLike, push_to: str | None = None) -> Path:
-        """Writes the mapper, its configuration and a model card; push_to "owner/name" uploads them to the hub."""
+    def save_pretrained(
+        self, folder: str | os.PathLike, push_to: str | None = None, results: Sequence[str | os.PathLike] = ()
+    ) -> Path:
+        """Writes the mapper, its configuration and a model card; push_to "owner/name" uploads them to the hub.
+
+        results: JSON files of evaluations of this checkpoint, whose numbers the card gets.
+        """
         if self.mapper is None:
             raise UserError("a retriever without a mapper has nothing to share: CLIP is had from open_clip by its name")
         if self._origin is None:
@@ -241,7 +247,8 @@ class Retriever:
         if self.mapper_name == "phi" and self._origin.source == "published":
             raise UserError(f"{self._origin.path}: SEARLE's and LinCIR's weights are CC BY-NC, share their own address")
         reference = clip_reference(self._origin, self.clip)
-        return save_pretrained(folder, self.mapper, reference, self.clip.sizes, self._origin.step, push_to)
+        numbers = read_results([Path(path) for path in results], self._origin.file_hash)
+        return save_pretrained(folder, self.mapper, reference, self.clip.sizes, self._origin.step, push_to, numbers)
 
     def _store_folder(self, files: Files, cache: str | os.PathLike | None) -> Path:
         root = files.root.resolve()
