@@ -44,8 +44,8 @@ def option(
     or the flag several times; count: so many or none; commas: texts may stand in one word); Mapping (NAME=VALUE,
     several times). positional: goes by its place.
     """
-    metadata = {"about": about, "flag": flag, "also": also, "metavar": metavar, "choices": choices, "commas": commas}
-    metadata |= {"at_least": at_least, "above": above, "at_most": at_most, "count": count}
+    metadata: dict[str, Any] = {"about": about, "flag": flag, "also": also, "metavar": metavar, "choices": choices}
+    metadata |= {"at_least": at_least, "above": above, "at_most": at_most, "count": count, "commas": commas}
     metadata |= {"required": required, "positional": positional}
     made = {"default_factory": lambda: dict(default)} if isinstance(default, Mapping) else {"default": default}
     return field(metadata=metadata, **made)
@@ -110,7 +110,7 @@ class Leaf(typing.NamedTuple):
 
 def leaves(options: type, title: str | None = None) -> Iterator[Leaf]:
     for spec, kind, key in fields_of(options):
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             yield from leaves(kind, spec.metadata.get("title") or title)
         else:
             yield Leaf(spec, kind, key, title)

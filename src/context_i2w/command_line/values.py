@@ -26,7 +26,7 @@ def build(options: type[T], values: Mapping[str, Any]) -> T:
     """The (nested) options from a flat mapping of fields; defaults for the rest. Raises OptionError."""
     own = {}
     for spec, kind, key in fields_of(options):
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             own[spec.name] = build(kind, values)
         elif key in values:
             own[spec.name] = _of_kind(values[key], kind)

@@ -217,6 +217,6 @@ def _cat(parts: list[Tensor | None], pin: bool) -> Tensor | None:
     there = [part for part in parts if part is not None]
     if not there:
         return None
-    parts = [part.permute(0, 2, 3, 1) for part in there]  # as they lie in memory
-    joined = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=parts[0].dtype, pin_memory=pin)
-    return torch.cat(parts, out=joined).permute(0, 3, 1, 2)
+    there = [part.permute(0, 2, 3, 1) for part in there]  # as they lie in memory
+    joined = torch.empty(sum(map(len, there)), *there[0].shape[1:], dtype=there[0].dtype, pin_memory=pin)
+    return torch.cat(there, out=joined).permute(0, 3, 1, 2)

@@ -94,7 +94,7 @@ def rows_of(methods: Sequence[str], mappers: Iterable[str]) -> dict[str, tuple[s
     Raises UserError for an unknown method, and where all need a mapper and there is none.
     """
     of_mapper = [method for method in methods if parse_method(method).uses_mapper]
-    rows = {method: (method, None) for method in methods if method not in of_mapper}
+    rows: dict[str, tuple[str, str | None]] = {method: (method, None) for method in methods if method not in of_mapper}
     rows |= {row_name(method, mapper): (method, mapper) for mapper in mappers for method in of_mapper}
     if not rows:
         raise UserError(f"{', '.join(methods)}: of a mapper; give one by --resume, or --methods image,text,slerp")

@@ -93,7 +93,7 @@ def as_texts(description: str | Sequence[str]) -> list[str]:
     return list(description)
 
 
-def as_pictures(reference: References) -> list[Picture]:
+def as_pictures(reference: Any) -> list[Picture]:
     """Raises UserError for what is neither a path, a PIL image nor a list of them."""
     pictures: list[Any] = list(reference) if isinstance(reference, list | tuple) else [reference]
     for picture in pictures:
@@ -104,7 +104,7 @@ def as_pictures(reference: References) -> list[Picture]:
     return pictures
 
 
-def _per_query(reference: References, queries: int) -> list[list[Picture]]:
+def _per_query(reference: Any, queries: int) -> list[list[Picture]]:
     if not isinstance(reference, list | tuple):
         return [as_pictures(reference)] * queries
     if len(reference) != queries:
