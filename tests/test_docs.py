@@ -16,6 +16,7 @@ PAGES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # tells of comm
 NEEDS = re.compile(
     r"\b[A-Z][A-Z_]{2,}\b|…|<|\bmy[_-]|owner/|\bcc/|cc_data|cc3m|logs/|/disk/|ViT|openai|\.(jpg|pt|jsonl|toml)\b|sweep/"
     r"|--gpu|--serve|--before|cuda|host|cirr_test|fashion |all |prepare_|check_data|worktree|circo|icir|genecis|imgnet"
+    r"|examples/"
 )
 COMMAND = re.compile(r"(\w+=\S+ )*(python|torchrun|context-i2w)")
 

@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 # Where the package is not called as it is imported.
 NAMES = {"PIL": "pillow", "open_clip": "open_clip_torch", "faiss": "faiss-cpu", "pillow_heif": "pillow-heif"}
+NAMES |= {"sentence_transformers": "sentence-transformers"}
 BY_HAND = {"wandb", "spacy"}  # asked for by name, with a line that says how to install them
 
 

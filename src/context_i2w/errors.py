@@ -41,7 +41,7 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        remedy = f'`pip install "context-i2w[{name}]"`, in a clone `pip install -r requirements.txt`'
+        remedy = f'`pip install "context-i2w[{name}]"`, in a clone `pip install -e ".[{name}]"`'
         raise UserError(f"{error.name} is not installed; the extra {name!r} brings it: {remedy}") from None
 
 

@@ -15,16 +15,14 @@ import numpy as np
 from tqdm import tqdm
 
 from context_i2w.checkpoints.shared import from_pretrained
-from context_i2w.errors import UserError
+from context_i2w.errors import extra
 from context_i2w.search.retriever import Retriever
 
-try:
+with extra("mteb"):
     from mteb.models import ModelMeta
     from mteb.models.abs_encoder import AbsEncoder
     from mteb.models.model_meta import ScoringFunction
     from mteb.types import PromptType
-except ImportError as error:
-    raise UserError(f"mteb 2 can't be imported ({error}); `pip install 'context-i2w[mteb]'`") from None
 
 
 class ComposedEncoder(AbsEncoder):

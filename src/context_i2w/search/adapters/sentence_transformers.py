@@ -15,15 +15,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from context_i2w.errors import UserError
+from context_i2w.errors import extra
 from context_i2w.search.retriever import Retriever
 
-try:
+with extra("sentence-transformers"):  # 6 or newer
     from sentence_transformers.base.modality import infer_modality
     from sentence_transformers.base.modules import InputModule
-except ImportError as error:
-    needed = "pip install 'context-i2w[sentence-transformers]'"
-    raise UserError(f"sentence-transformers 6 or newer can't be imported ({error}); `{needed}`") from None
 
 MODALITIES = ["text", "image", ("image", "text")]
 
