@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from context_i2w.errors import UserError, one_line
 
 FAILURES = (ProcessRaisedException, ProcessExitedException)
+START = "spawn"  # how processes begin; the tests' begin from one that has imported torch already
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
 
 
@@ -90,9 +91,9 @@ def launch(run: Callable[..., Any], processes: int, *args) -> Any:
     A process that fails ends the others, and its error is raised here, a UserError as such. SIGINT and SIGTERM are
     passed on, for the processes to end by themselves; None is returned if they had not begun yet.
     """
-    reports = mp.get_context("spawn").SimpleQueue()
+    reports = mp.get_context(START).SimpleQueue()
     started = start_processes(
-        _started, (run, processes, _free_port(), reports, args), processes, join=False, start_method="spawn"
+        _started, (run, processes, _free_port(), reports, args), processes, join=False, start_method=START
     )
     with _passing_signals_on(started.processes) as passed:
         try:

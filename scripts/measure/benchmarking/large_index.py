@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarking.options import FACTORIES
+from context_i2w import distributed
 from context_i2w.search import approximate
 from context_i2w.search.approximate import ApproximateOptions
 from context_i2w.search.nearest import nearest
@@ -103,7 +104,7 @@ def _timed(search: Callable[[torch.Tensor], Any], queries: torch.Tensor) -> floa
 def measure(images: int, width: int, kinds: Sequence[str], factories: Sequence[str], threads: int) -> dict[str, list]:
     """Rows of the table for each kind of features."""
     bar = tqdm(total=len(kinds) * (1 + len(factories)), desc="measuring", unit="way")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(distributed.START)
     tables = {}
     for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
