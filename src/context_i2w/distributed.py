@@ -142,11 +142,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 def _started(rank: int, run: Callable[..., Any], processes: int, port: int, reports: Any, args: tuple) -> None:
     os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(processes),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
     try:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from benchmarking.options import FACTORIES
 from context_i2w import distributed
+from context_i2w.evaluation.report import markdown_table
 from context_i2w.search import approximate
 from context_i2w.search.approximate import ApproximateOptions
 from context_i2w.search.nearest import nearest
@@ -128,5 +129,4 @@ def _in_a_process(context: Any, work: Callable, *arguments: Any) -> Any:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     columns = ["way", "build_s", "file_mb", "memory_mb", "mapped_mb", "query_ms", "query_in_batch_ms", "recall@10"]
-    lines = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table([columns, *([str(row.get(column, "")) for column in columns] for row in rows)])
