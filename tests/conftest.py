@@ -1,6 +1,7 @@
 """Golden tensors and models shared by the tests."""
 
 import json
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -15,14 +16,19 @@ from hypothesis import settings
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from context_i2w import distributed
 from context_i2w.checkpoints.published import ours_from_published, parse_published
 from context_i2w.files import atomic_folder, locked
 from context_i2w.model.clip_weights import clip_from_openai_state, load_state
 from context_i2w.model.mappers import ContextI2W
+from context_i2w.toy_world import Sizes, make_toy_world
 
 GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)
+# A process started from one that has imported everything begins at once; from nothing it takes ten seconds.
+multiprocessing.set_forkserver_preload(["context_i2w.training.run"])
+distributed.START = "forkserver"
 settings.register_profile("quick", deadline=None)  # a shared machine is slow at times
 settings.load_profile("quick")
 settings.register_profile("fuzz", max_examples=2000, deadline=None)  # --hypothesis-profile fuzz
@@ -75,12 +81,25 @@ def golden_step():
 
 
 @pytest.fixture(scope="session")
-def golden_data(tmp_path_factory, worker_id) -> Path:
-    """The data root of the small benchmarks, unpacked once for all test processes; read only."""
+def for_all(tmp_path_factory, worker_id) -> Path:
+    """A folder that all test processes share."""
     session = tmp_path_factory.getbasetemp()
-    folder = (session if worker_id == "master" else session.parent) / "golden_data"
+    return session if worker_id == "master" else session.parent
+
+
+@pytest.fixture(scope="session")
+def golden_data(for_all) -> Path:
+    """The data root of the small benchmarks, unpacked once for all test processes; read only."""
+    folder = for_all / "golden_data"
     with locked(folder.with_suffix(".lock")):
         if not folder.exists():
             with atomic_folder(folder) as unpacked:
                 shutil.unpack_archive(GOLDEN / "benchmarks.zip", unpacked)
     return folder
+
+
+@pytest.fixture(scope="session")
+def mini_world(for_all) -> Path:
+    """A miniature toy world, drawn once for all test processes; read only."""
+    with locked(for_all / "toy.lock"):
+        return make_toy_world(for_all / "toy", sizes=Sizes.mini(), workers=1)

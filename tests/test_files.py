@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from context_i2w import files
 from context_i2w.errors import UserError, one_line
-from context_i2w.files import FileName, atomic_path, checksum, locked, misfit, read_json, write_text
+from context_i2w.files import FileName, atomic_folder, atomic_path, checksum, locked, misfit, read_json, write_text
 
 
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -189,3 +189,22 @@ def test_an_error_is_one_line_with_its_remedy():
     assert len(line) < 1100
     assert line.endswith("do this")
     assert one_line(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a")) == "a: No space left on device"
+
+
+def test_a_folder_takes_its_place_whole_or_not_at_all(tmp_path):
+    place = tmp_path / "folder"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    killed, working = (tmp_path / f".folder.{number}.part" for number in (ended.pid, os.getppid()))
+    killed.mkdir()
+    working.mkdir()
+    for content in ("first", "second"):
+        with atomic_folder(place) as made:
+            (made / "file").write_text(content)
+        assert [path.read_text() for path in place.iterdir()] == [content]
+    with pytest.raises(KeyboardInterrupt), atomic_folder(place) as made:
+        raise KeyboardInterrupt
+    with atomic_folder(place) as made:
+        made.rmdir()  # gives up
+    assert sorted(tmp_path.iterdir()) == [working, place]
+    assert (place / "file").read_text() == "second"

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -99,19 +97,19 @@ def write_captions(folder: Path, pairs: int) -> list[Path]:
 
 def write_shards(folder: Path, images: list[Path]) -> None:
     """shards/ in img2dataset's layout, the masked caption of masked.tsv in each sample's JSON."""
+    from webdataset import TarWriter
+
+    from context_i2w.data.reading import batched
+
     with open(folder / "masked.tsv", newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file, delimiter="\t"))[-len(images) :]
     (folder / "shards").mkdir()
-    for shard, begin in enumerate(range(0, len(images), SHARD)):
-        part = range(begin, min(begin + SHARD, len(images)))
-        with tarfile.open(folder / "shards" / f"{shard:05d}.tar", "w") as archive:
+    for shard, part in enumerate(batched(range(len(images)), SHARD)):
+        with TarWriter(str(folder / "shards" / f"{shard:05d}.tar")) as archive:
             for number in part:
                 fields = {"caption": rows[number][0], "masked_title": rows[number][-1]}
-                contents = {"jpg": images[number].read_bytes(), "json": json.dumps(fields).encode()}
-                for ending, content in contents.items():
-                    header = tarfile.TarInfo(f"{shard:05d}{number - begin:04d}.{ending}")
-                    header.size = len(content)
-                    archive.addfile(header, io.BytesIO(content))
+                key = f"{shard:05d}{number - part[0]:04d}"
+                archive.write({"__key__": key, "jpg": images[number].read_bytes(), "json": fields})
         stats = {"count": len(part), "successes": len(part)}
         (folder / "shards" / f"{shard:05d}_stats.json").write_text(json.dumps(stats))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from context_i2w.benchmarks.base import Benchmark, QueryGroup
+from context_i2w.data.reading import batched
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.images import ImageSource, Preparation
 from context_i2w.model.mappers import ContextI2W
@@ -30,12 +31,12 @@ class PlainEvaluation:
         """The composed features [Q, E] of each group; ranks the gallery they share for all rows."""
         self.passes = 0
         sources = benchmark.groups[0].gallery
-        gallery = torch.cat([self._embed(self._read(part)) for part in _parts(sources, self.batch)])
+        gallery = torch.cat([self._embed(self._read(part)) for part in batched(sources, self.batch)])
         return [self._group(group, normalize(gallery, dim=-1)) for group in benchmark.groups]
 
     def _group(self, group: QueryGroup, gallery: Tensor) -> Tensor:
         rows: dict[str, list[Tensor]] = {"composed": [], "image": [], "text": [], "mixture": []}
-        for part in _parts(range(len(group.references)), self.batch):
+        for part in batched(range(len(group.references)), self.batch):
             references = self._read([group.references[i] for i in part])
             if self.encode_targets:
                 self._embed(self._read([group.gallery[group.positives[i][0]] for i in part]))
@@ -67,7 +68,3 @@ class PlainEvaluation:
     def _embed(self, images: Tensor) -> Tensor:
         self.passes += len(images)
         return self.clip.visual(images)
-
-
-def _parts(items, size: int):
-    return (items[start : start + size] for start in range(0, len(items), size))

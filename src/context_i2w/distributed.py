@@ -19,6 +19,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from context_i2w.errors import UserError, one_line
 
 FAILURES = (ProcessRaisedException, ProcessExitedException)
+START = "spawn"  # how processes begin; the tests' begin from one that has imported torch already
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
 
 
@@ -90,9 +91,9 @@ def launch(run: Callable[..., Any], processes: int, *args) -> Any:
     A process that fails ends the others, and its error is raised here, a UserError as such. SIGINT and SIGTERM are
     passed on, for the processes to end by themselves; None is returned if they had not begun yet.
     """
-    reports = mp.get_context("spawn").SimpleQueue()
+    reports = mp.get_context(START).SimpleQueue()
     started = start_processes(
-        _started, (run, processes, _free_port(), reports, args), processes, join=False, start_method="spawn"
+        _started, (run, processes, _free_port(), reports, args), processes, join=False, start_method=START
     )
     with _passing_signals_on(started.processes) as passed:
         try:
@@ -141,11 +142,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 def _started(rank: int, run: Callable[..., Any], processes: int, port: int, reports: Any, args: tuple) -> None:
     os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(processes),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
     try:

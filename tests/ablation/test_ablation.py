@@ -17,7 +17,6 @@ from context_i2w.ablation.results import differences_of
 from context_i2w.ablation.runs import run_of
 from context_i2w.errors import UserError
 from context_i2w.ranking.significance import Scores
-from context_i2w.toy_world import Sizes, make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST
 from context_i2w.training.options import parse_settings
 
@@ -97,8 +96,8 @@ def test_a_new_toy_world_leaves_runs_on_other_data_as_they_are(tmp_path, monkeyp
     assert [a == b for a, b in zip(before, names(), strict=True)] == [False, True]
 
 
-def test_a_grid_trains_scores_compares_and_goes_on(tmp_path, capsys, monkeypatch):
-    world = make_toy_world(tmp_path / "toy", sizes=Sizes.mini(), workers=1)
+def test_a_grid_trains_scores_compares_and_goes_on(mini_world, tmp_path, capsys, monkeypatch):
+    world = mini_world
     (tmp_path / "grid.toml").write_text(f"""
 question = "Does it run?"
 seeds = 2
@@ -172,7 +171,7 @@ import time, multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor
 from context_i2w.ablation.runs import _begin
 
-context = multiprocessing.get_context("spawn")
+context = multiprocessing.get_context("fork")  # any way of starting will do; this one does not import torch again
 devices = context.Queue()
 devices.put("cpu")
 pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(devices, 1))

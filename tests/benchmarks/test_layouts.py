@@ -10,12 +10,11 @@ from context_i2w.checkpoints.published import ours_from_published, parse_publish
 from context_i2w.evaluation.evaluate import evaluate
 from context_i2w.evaluation.features import EncodingOptions
 from context_i2w.model.mappers import ContextI2W
-from context_i2w.toy_world import Sizes, make_toy_world
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return Path(make_toy_world(tmp_path_factory.mktemp("world") / "toy", sizes=Sizes.mini(), workers=1)) / "test"
+def toy(mini_world):
+    return mini_world / "test"
 
 
 @pytest.fixture

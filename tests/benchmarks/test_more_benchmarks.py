@@ -21,7 +21,6 @@ from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.images import ImageSource, Preparation
 from context_i2w.model.prompts import Tokenizer, fill, readable
 from context_i2w.preparation import data_check
-from context_i2w.toy_world import Sizes, make_toy_world
 
 ROWS = ("image", "text", "image+text", "image*text", "composed")
 
@@ -198,8 +197,8 @@ def test_ltll_equals_a_full_matrix(tmp_path, plain):
     assert_all_pairs(run("ltll", root, plain), plain, root, spelled, (5, 10), {"New": "Today", "Old": "Archive"})
 
 
-def test_the_toy_worlds_imagenet_r_equals_a_full_matrix(tmp_path, plain):
-    root = Path(make_toy_world(tmp_path / "toy", sizes=Sizes.mini(), workers=1)) / "test"
+def test_the_toy_worlds_imagenet_r_equals_a_full_matrix(mini_world, plain):
+    root = mini_world / "test"
     names = ["cartoon", "origami", "toy", "sculpture", "", "", "real"]
     lines = []
     for line in (root / "imgnet" / "imgnet_targets.txt").read_text().splitlines():

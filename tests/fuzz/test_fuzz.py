@@ -6,7 +6,7 @@ import pytest
 from tests.fuzz.cases import World
 from tests.fuzz.run import drawn, judged
 
-SECONDS = 20  # of the short run, which draws the same cases each time, as far as it gets
+SECONDS = 10  # of the short run, which draws the same cases each time, as far as it gets
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 import csv
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +29,8 @@ COPIES = ("test", "dev")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    return make_toy_world(tmp_path_factory.mktemp("world") / "toy", sizes=MINI, workers=1)
+def world(mini_world) -> Path:
+    return mini_world
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -45,12 +43,6 @@ def test_same_seed_same_bytes_for_any_number_of_processes(world, tmp_path):
     assert digests(again) == digests(world)
 
 
-def test_another_seed_draws_other_pictures(world, tmp_path):
-    other = make_toy_world(tmp_path / "other", seed=1, sizes=MINI, workers=1)
-    pictures = {digest for name, digest in digests(world).items() if name.endswith(".png")}
-    assert not pictures & set(digests(other).values())
-
-
 def test_second_call_draws_nothing(world):
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
     assert make_toy_world(world, sizes=MINI) == world
@@ -61,25 +53,20 @@ def test_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("context_i2w.toy_world.world.write_coco", interrupt)
+    monkeypatch.setattr("context_i2w.toy_world.world.write_cirr", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_toy_world(tmp_path / "toy", sizes=MINI, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_call_left_is_removed(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    abandoned = tmp_path / f".toy.{ended.pid}.part"
-    abandoned.mkdir()
-    make_toy_world(tmp_path / "toy", sizes=MINI, workers=1)
-    assert not abandoned.exists()
-
-
-def test_replaces_another_world_but_nothing_else(tmp_path):
-    root = make_toy_world(tmp_path / "toy", sizes=MINI, workers=1)
+def test_replaces_another_world_by_other_pictures_but_nothing_else(world, tmp_path):
+    root = tmp_path / "toy"
+    root.mkdir()
+    (root / "toy_world.json").write_text('{"seed": 0}')
     make_toy_world(root, seed=1, sizes=MINI, workers=1)
     assert json.loads((root / "toy_world.json").read_text())["seed"] == 1
+    pictures = {digest for name, digest in digests(world).items() if name.endswith(".png")}
+    assert not pictures & set(digests(root).values())
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "photo.png").write_bytes(b"")

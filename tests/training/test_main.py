@@ -8,7 +8,6 @@ import torch
 
 import eval_retrieval
 import main
-from context_i2w.toy_world import Sizes, make_toy_world
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST
 from context_i2w.training import toy_run
 from context_i2w.training.options import TOY_RECIPE, parse_settings
@@ -16,16 +15,11 @@ from context_i2w.training.options import TOY_RECIPE, parse_settings
 FEW_STEPS = ["--epochs", "2", "--batch-size", "16", "--warmup", "2", "--log-every", "1", "--mapper-option", "depth=1"]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_toy_world(tmp_path_factory.mktemp("world") / "toy", sizes=Sizes.mini(), workers=1)
-
-
 @pytest.fixture
-def here(tmp_path, monkeypatch, world):
+def here(tmp_path, monkeypatch, mini_world):
     """An empty working folder whose toy world is the miniature one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(toy_run, "make_toy_world", lambda root: world)
+    monkeypatch.setattr(toy_run, "make_toy_world", lambda root: mini_world)
     return tmp_path
 
 
@@ -57,8 +51,8 @@ def test_without_arguments_it_trains_evaluates_and_reports_the_same_twice(here, 
     assert list(one.glob("events.out.tfevents.*"))
 
 
-def test_a_list_trains_resumes_and_is_evaluated_by_the_script(here, world, capsys):
-    arguments = ["--train-data", str(world / FOLDER / TRAINING_LIST), "--model", "toy", *FEW_STEPS]
+def test_a_list_trains_resumes_and_is_evaluated_by_the_script(here, mini_world, capsys):
+    arguments = ["--train-data", str(mini_world / FOLDER / TRAINING_LIST), "--model", "toy", *FEW_STEPS]
     arguments += ["--device", "cpu", "--workers", "0", "--mapper", "pic2word"]
     arguments.remove("--mapper-option")
     arguments.remove("depth=1")
@@ -70,7 +64,7 @@ def test_a_list_trains_resumes_and_is_evaluated_by_the_script(here, world, capsy
     assert losses(here / "logs" / "cut") == whole
     capsys.readouterr()
     eval_retrieval.main(
-        ["--eval-mode", "cirr", "--data-root", str(world / "test"), "--device", "cpu", "--output", "out.json"]
+        ["--eval-mode", "cirr", "--data-root", str(mini_world / "test"), "--device", "cpu", "--output", "out.json"]
     )
     assert "the newest run" in capsys.readouterr().out
     content = json.loads((here / "out.json").read_text())
@@ -97,15 +91,15 @@ def test_bad_input_is_one_line_and_status_2(here, capsys, arguments, message):
     assert message in error[0]
 
 
-def test_an_existing_run_is_not_overwritten(here, world, capsys):
+def test_an_existing_run_is_not_overwritten(here, mini_world, capsys):
     (here / "logs" / "mine").mkdir(parents=True)
     with pytest.raises(SystemExit):
         main.main(["--name", "mine", "--device", "cpu", *FEW_STEPS])
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_runs_config_repeats_it_and_resuming_needs_nothing_else(here, world):
-    arguments = ["--train-data", str(world / FOLDER / TRAINING_LIST), "--model", "toy", *FEW_STEPS]
+def test_a_runs_config_repeats_it_and_resuming_needs_nothing_else(here, mini_world):
+    arguments = ["--train-data", str(mini_world / FOLDER / TRAINING_LIST), "--model", "toy", *FEW_STEPS]
     arguments += ["--device", "cpu", "--workers", "0", "--name", "first", "--accumulate", "2", "--keep", "0"]
     main.main(arguments)
     first = here / "logs" / "first"

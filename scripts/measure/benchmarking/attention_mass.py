@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from context_i2w.evaluation.report import markdown_table
 from context_i2w.model.attention import attention_maps
 from context_i2w.model.clip import ImageFeatures
 from context_i2w.search.query import parse_query
@@ -101,13 +102,12 @@ def summary(mass: Tensor, area: Tensor) -> dict[str, float]:
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """Markdown."""
-    lines = ["| description | map | on the object to keep | chance | of the mass on both | moved |", "|---" * 6 + "|"]
+    rows = [["description", "map", "on the object to keep", "chance", "of the mass on both", "moved"]]
     for form, maps in results.items():
         for name, row in maps.items():
             share, moved = (f"{row[key]:.2f} ± {row[f'{key}_se']:.2f}" for key in ("share", "moved"))
-            cells = [FORMS[form], name, share, f"{row['chance']:.2f}", f"{row['of_both']:.2f}", moved]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows.append([FORMS[form], name, share, f"{row['chance']:.2f}", f"{row['of_both']:.2f}", moved])
+    return markdown_table(rows)
 
 
 def _percent(value: Tensor) -> float:

@@ -1,9 +1,7 @@
 """Ways of reading training images, and JPEGs to read where there is no list."""
 
 import io
-import json
 import statistics
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from webdataset import TarWriter
 
 from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.batches import ListSource
@@ -118,11 +117,8 @@ def make_pairs(folder: Path, count: int) -> PairList:
 
 def write_shards(folder: Path, pairs: PairList) -> None:
     folder.mkdir()
-    for shard, begin in enumerate(range(0, len(pairs), SHARD)):
-        with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
-            for row in range(begin, min(begin + SHARD, len(pairs))):
-                fields = json.dumps({"masked_title": pairs.masked[row]}).encode()
-                for ending, content in (("jpg", Path(pairs.images[row]).read_bytes()), ("json", fields)):
-                    header = tarfile.TarInfo(f"{row:09d}.{ending}")
-                    header.size = len(content)
-                    archive.addfile(header, io.BytesIO(content))
+    for shard, rows in enumerate(batched(range(len(pairs)), SHARD)):
+        with TarWriter(str(folder / f"{shard:05d}.tar")) as archive:
+            for row in rows:
+                content = {"jpg": Path(pairs.images[row]).read_bytes(), "json": {"masked_title": pairs.masked[row]}}
+                archive.write({"__key__": f"{row:09d}", **content})

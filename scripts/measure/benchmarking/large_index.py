@@ -12,6 +12,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarking.options import FACTORIES
+from context_i2w import distributed
+from context_i2w.evaluation.report import markdown_table
 from context_i2w.search import approximate
 from context_i2w.search.approximate import ApproximateOptions
 from context_i2w.search.nearest import nearest
@@ -103,7 +105,7 @@ def _timed(search: Callable[[torch.Tensor], Any], queries: torch.Tensor) -> floa
 def measure(images: int, width: int, kinds: Sequence[str], factories: Sequence[str], threads: int) -> dict[str, list]:
     """Rows of the table for each kind of features."""
     bar = tqdm(total=len(kinds) * (1 + len(factories)), desc="measuring", unit="way")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(distributed.START)
     tables = {}
     for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
@@ -127,5 +129,4 @@ def _in_a_process(context: Any, work: Callable, *arguments: Any) -> Any:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     columns = ["way", "build_s", "file_mb", "memory_mb", "mapped_mb", "query_ms", "query_in_batch_ms", "recall@10"]
-    lines = [columns, ["---"] * len(columns), *([str(row.get(column, "")) for column in columns] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table([columns, *([str(row.get(column, "")) for column in columns] for row in rows)])

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from context_i2w import distributed
 from context_i2w.checkpoints.find import LAST
 from context_i2w.command_line import with_values
 from context_i2w.data.open import kept
@@ -119,7 +120,7 @@ def train_all(runs: Iterable[Run], jobs: int) -> None:
         return
     if any(is_on_toy_world(settings_from(run.options)) for run in todo):
         make_toy_world(TOY_ROOT)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(distributed.START)
     devices = context.Queue()
     for number in range(jobs):
         devices.put(f"cuda:{number}" if torch.cuda.is_available() else "cpu")

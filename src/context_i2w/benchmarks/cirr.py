@@ -168,10 +168,7 @@ def _submission(group: QueryGroup, entries: list[dict[str, Any]], path: Path):
 
     def submission(ranking: Ranking) -> dict[str, Any]:
         members = [_others(entry, position, path) for entry in entries]
-        tops = {
-            "recall": ranking.top(SUBMITTED),
-            "recall_subset": ranking.among(members).top(SUBMITTED_SUBSET),
-        }
+        tops = {"recall": ranking.top(SUBMITTED), "recall_subset": ranking.among(members).top(SUBMITTED_SUBSET)}
         files = {}
         for metric, top in tops.items():
             lists = {

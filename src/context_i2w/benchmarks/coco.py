@@ -15,13 +15,7 @@ from pathlib import Path
 
 import torch
 
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders
 from context_i2w.benchmarks.options import ENDINGS, COCOOptions
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError

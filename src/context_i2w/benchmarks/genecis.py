@@ -19,14 +19,7 @@ from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-    read_entries,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, read_entries
 from context_i2w.benchmarks.options import PROMPTS, GeneCISOptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, shown

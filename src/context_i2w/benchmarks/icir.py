@@ -14,13 +14,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders
 from context_i2w.benchmarks.options import PROMPTS, ICIROptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, misfit, shown

@@ -28,10 +28,7 @@ CAPTIONS = {
 }
 GALLERIES = {"split": "the whole split", "val-pairs": "references and targets only (higher numbers)"}
 VIEWS = {"centre": "shorter side resized, centre crop", "pad": "padded to a ratio of 1.25, then the same"}
-FASHION_PROMPTS = {
-    "paper": "a photo of [*] , {first} and {second}",
-    "that": "a photo of [*] that {first} and {second}",
-}
+FASHION_PROMPTS = {"paper": "a photo of [*] , {first} and {second}", "that": "a photo of [*] that {first} and {second}"}
 ENDINGS = {
     "paper": "without other classes the text ends in `and ` (published)",
     "clean": "without other classes the last `and ` is left out",

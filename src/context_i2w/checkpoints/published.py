@@ -41,11 +41,7 @@ _NAMES = [
 
 
 # An entry that only this method's files have.
-_FOREIGN = {
-    "KEDs": "state_dict_retrieval_fuse",
-    "RTD": "CLIPTextModelWithProjection",
-    "FTI4CIR": "phi_s",
-}
+_FOREIGN = {"KEDs": "state_dict_retrieval_fuse", "RTD": "CLIPTextModelWithProjection", "FTI4CIR": "phi_s"}
 
 
 def published_name(name: str) -> str:

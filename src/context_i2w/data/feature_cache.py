@@ -231,30 +231,27 @@ def open_cache(
         images.fill(clip, batch_size, workers, "caching images")
         if views:
             views.fill(clip, batch_size, workers, "caching views")
-        captions.fill(lambda batches: map(_CaptionEncoder(pairs, clip), batches), batch_size, "caching captions")
+        encode = functools.partial(_encode_captions, pairs, clip)
+        captions.fill(lambda batches: map(encode, batches), batch_size, "caching captions")
     images.store.open()
     if views:
         views.store.open()
     return FeatureCache(pairs, images, captions.open(), views)
 
 
-class _CaptionEncoder:
+def _encode_captions(
+    pairs: ImagePairs, clip: FrozenCLIP, rows: Sequence[int]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """For row numbers: which captions are usable [n], and the records of those."""
-
-    def __init__(self, pairs: ImagePairs, clip: FrozenCLIP):
-        self.pairs, self.clip = pairs, clip
-
-    def __call__(self, rows: Sequence[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        listed = self.pairs.pairs
-        valid, captions = np.zeros(len(rows), bool), []
-        for place, row in enumerate(rows):
-            with contextlib.suppress(BrokenPair):
-                captions.append(mark_placeholders(check_caption(listed.images[row], listed.masked[row])))
-                valid[place] = True
-        if not captions:
-            return valid, {}
-        ids = self.pairs.tokenizer(captions)
-        return valid, {"condition_ids": ids.numpy(), "condition": self.clip.encode_text(ids).cpu().numpy()}
+    valid, captions = np.zeros(len(rows), bool), []
+    for place, row in enumerate(rows):
+        with contextlib.suppress(BrokenPair):
+            captions.append(mark_placeholders(check_caption(pairs.pairs.images[row], pairs.pairs.masked[row])))
+            valid[place] = True
+    if not captions:
+        return valid, {}
+    ids = pairs.tokenizer(captions)
+    return valid, {"condition_ids": ids.numpy(), "condition": clip.encode_text(ids).cpu().numpy()}
 
 
 def _captions(folder: Path, pairs: ImagePairs, clip: FrozenCLIP) -> RecordStore:

@@ -115,12 +115,7 @@ class FrozenCLIP(nn.Module):
             images = images.to(self.device, non_blocking=True)
             if images.dtype == torch.uint8:
                 images = normalised(images, self.image_mean, self.image_std)
-            out = self.visual.forward_intermediates(
-                images,
-                indices=1,
-                output_fmt="NLC",
-                output_extra_tokens=True,
-            )
+            out = self.visual.forward_intermediates(images, indices=1, output_fmt="NLC", output_extra_tokens=True)
             tokens = torch.cat([out["image_intermediates_prefix"][0], out["image_intermediates"][0]], dim=1)
         return ImageFeatures(out["image_features"], tokens)
 

@@ -187,14 +187,7 @@ class ContextI2W(Mapper):
             self.extractor = VisualTargetExtractor(
                 width, options.queries, options.depth, options.heads, options.head_width, options.feed_forward
             )
-        head = (
-            width,
-            sizes.embed_dim,
-            sizes.text_width,
-            options.hidden,
-            options.head_layers,
-            options.dropout,
-        )
+        head = (width, sizes.embed_dim, sizes.text_width, options.hidden, options.head_layers, options.dropout)
         if options.global_branch:
             self.global_head = WordHead(*head)
         if options.local_branch:

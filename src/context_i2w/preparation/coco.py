@@ -107,13 +107,7 @@ def _make_query(image: dict, drawn: dict, instances: list[dict], class_names: di
     names = dict.fromkeys(class_names[instance["category_id"]] for instance in instances)
     others = tuple(name for name in names if name != query_class)
     return Query(
-        image["file_name"],
-        image["height"],
-        image["width"],
-        drawn["segmentation"],
-        _region(drawn),
-        query_class,
-        others,
+        image["file_name"], image["height"], image["width"], drawn["segmentation"], _region(drawn), query_class, others
     )
 
 

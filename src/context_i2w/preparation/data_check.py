@@ -86,11 +86,7 @@ class Finding:
 
 
 def check_benchmark(
-    name: str,
-    data_root: Path,
-    decode: bool = False,
-    progress: Progress = lambda paths: paths,
-    options: Any = None,
+    name: str, data_root: Path, decode: bool = False, progress: Progress = lambda paths: paths, options: Any = None
 ) -> Finding:
     """Loads a benchmark as the evaluation does and looks for each of its images.
 

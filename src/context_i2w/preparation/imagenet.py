@@ -136,11 +136,7 @@ def _classes_from_xml(folder: Path) -> dict[str, str]:
 
 
 def prepare(
-    root: Path,
-    targets: list[Picture],
-    queries: list[Picture],
-    copy: bool = False,
-    progress=lambda items: items,
+    root: Path, targets: list[Picture], queries: list[Picture], copy: bool = False, progress=lambda items: items
 ) -> dict[str, int]:
     """Fills `root`/real/<wnid>/ with links to (or copies of) the queries, then writes both lists.
 

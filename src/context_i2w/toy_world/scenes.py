@@ -10,17 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from context_i2w.toy_world.vocabulary import (
-    COLOURS,
-    CONVERTED,
-    GARMENTS,
-    KINDS,
-    LENGTHS,
-    PATTERNS,
-    PLACES,
-    REAL,
-    WHITE,
-)
+from context_i2w.toy_world.vocabulary import COLOURS, CONVERTED, GARMENTS, KINDS, LENGTHS, PATTERNS, PLACES, REAL, WHITE
 
 
 @dataclass(frozen=True)

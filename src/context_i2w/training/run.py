@@ -127,10 +127,7 @@ class _Run:
     @property
     def _objective(self) -> dict[str, Any]:
         """Of a checkpoint."""
-        return {
-            "objective": self.settings.model.objective,
-            "objective_options": asdict(self.trainer.objective.options),
-        }
+        return {"objective": self.settings.model.objective, "objective_options": asdict(self.trainer.objective.options)}
 
     def _check_same(self, resumed: Checkpoint) -> None:
         for key, now in self._objective.items():

@@ -1,6 +1,6 @@
 """The folder of one training run: its configuration, scalars and checkpoints."""
 
-import fcntl
+import contextlib
 import json
 import math
 import os
@@ -8,12 +8,12 @@ import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from context_i2w.checkpoints.files import save_atomically
 from context_i2w.checkpoints.find import LAST
 from context_i2w.errors import UserError, extra
-from context_i2w.files import atomic_path, write_text
+from context_i2w.files import atomic_path, locked, write_text
 from context_i2w.training.options import CONFIG
 
 
@@ -31,7 +31,9 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         _check_room(path, room)
-        self.lock = _lock(path)
+        self.lock = contextlib.ExitStack()  # held while the run goes on, released with the process
+        busy = f"{path}: another process is training there; wait for it, or give another --name"
+        self.lock.enter_context(locked(path / ".lock", busy))
         self._forget_after(resumed_step or 0)
         if resumed_step is None:
             write_text(path / CONFIG, json.dumps(config, indent=2, default=str) + "\n")
@@ -119,17 +121,6 @@ class StopSignal:
         if self.interrupts == 2:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
-
-
-def _lock(path: Path) -> IO[str]:
-    """Held while the run goes on, released with the process. Raises UserError if another run holds it."""
-    lock = open(path / ".lock", "w")  # noqa: SIM115 (open for the whole run)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise UserError(f"{path}: another process is training there; wait for it, or give another --name") from None
-    return lock
 
 
 def ended_before_its_first_checkpoint(run: Path) -> bool:

@@ -281,17 +281,12 @@ def _split(batch: Batch, count: int) -> list[Batch]:
 
 
 def _rows(batch: Batch, rows: slice) -> Batch:
-    take = lambda x: None if x is None else x[rows]  # noqa: E731
-    features = batch.features and ImageFeatures(batch.features.embedding[rows], take(batch.features.tokens))
-    return Batch(
-        batch.condition_ids[rows],
-        take(batch.images),
-        features,
-        take(batch.condition),
-        targets=take(batch.targets),
-        target_embeddings=take(batch.target_embeddings),
-        caption_ids=take(batch.caption_ids),
-    )
+    def take(part: Any) -> Any:
+        if isinstance(part, ImageFeatures):
+            return ImageFeatures(*map(take, part))
+        return part[rows] if isinstance(part, Tensor) else part
+
+    return Batch(*map(take, batch))
 
 
 class Stopwatch:

@@ -51,12 +51,7 @@ def _entries(number: int, members: list[str], changes: list[Change], rng: np.ran
                 "target_hard": members[target],
                 "target_soft": {members[target]: 1.0},
                 "caption": caption,
-                "img_set": {
-                    "id": number,
-                    "members": members,
-                    "reference_rank": reference,
-                    "target_rank": target,
-                },
+                "img_set": {"id": number, "members": members, "reference_rank": reference, "target_rank": target},
             }
         )
     return entries
