@@ -8,9 +8,6 @@ that all have loaded the models to the end of the result. What several processes
 what one finds. Prints one JSON object: medians of the seconds, and how many times faster several are.
 """
 
-import context_i2w  # noqa: F401  (first: torch's waiting threads then sleep)
-
-# isort: split
 import json
 import shutil
 import statistics

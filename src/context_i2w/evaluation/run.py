@@ -19,8 +19,8 @@ from context_i2w.evaluation.report import as_json, summary, table, write_json, w
 from context_i2w.evaluation.setup import (
     choose_checkpoints,
     choose_data_root,
-    choose_device,
     choose_protocol,
+    device_asked,
     load_models,
 )
 from context_i2w.evaluation.sweep import read_choice, read_methods
@@ -38,7 +38,7 @@ def run(asked: Evaluation) -> bool:
         if launch(run, machine.processes, asked) is None:
             raise KeyboardInterrupt
         return True
-    with joined(machine.device if machine.gpu is None else str(choose_device(machine.gpu, None))) as process:
+    with joined(device_asked(machine)) as process:
         process.by_first(lambda: _check(asked))
         running = _Running(asked, process)
         if asked.settings.eval_mode == ALL:

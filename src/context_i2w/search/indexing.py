@@ -15,6 +15,7 @@ from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.images import as_bytes, as_image
 from context_i2w.search.files import Files
 from context_i2w.search.journal import Journal
+from context_i2w.search.parts import PartFiles
 from context_i2w.search.pictures import PicturePreparation
 from context_i2w.search.store import Store
 from context_i2w.search.thumbnails import Thumbnails, thumbnail
@@ -38,8 +39,10 @@ def bring_up_to_date(
         journal = process.by_first(lambda: held.enter_context(store.update()))
         missing = process.by_first(lambda: {name: files.states[name] for name in store.missing(files.states, journal)})
         own = journal if process.is_first else Journal(store.folder, store.width, str(process.rank))
-        if missing:
+        if missing and not isinstance(files, PartFiles):
             _encode(replace(files, states=missing), own, clip, options, thumbnails)
+        elif missing and process.is_first:
+            _copy(replace(files, states=missing), journal, clip)
         process.everyone(None)  # is there
         if process.is_first:
             journal.absorb()
@@ -60,6 +63,12 @@ def report_broken(store: Store, files: Files) -> None:
         shown = ", ".join(f"{name} ({reason})" for name, (_, reason) in list(broken.items())[:3])
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         print(f"{root}: {len(broken)} files left out, they can't be read as images: {shown}{more}", file=sys.stderr)
+
+
+def _copy(files: PartFiles, journal: Journal, clip: FrozenCLIP) -> None:
+    for names, rows in files.rows(clip):
+        here = [number for number, name in enumerate(names) if name in files.states]
+        journal.add([names[number] for number in here], files.states, rows[here])
 
 
 def _encode(
