@@ -64,7 +64,7 @@ class Process:
             try:
                 told = [(compute(), None)]
             except UserError as error:
-                told = [(None, error)]
+                told = [(None, UserError(str(error)))]
         dist.broadcast_object_list(told, 0)
         result, error = told[0]
         if error:

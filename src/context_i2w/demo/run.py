@@ -100,7 +100,8 @@ def make_index(settings: DemoSettings, retriever: Retriever, process: Process) -
     if is_benchmark(images):
         root = process.by_first(lambda: choose_data_root(settings.data_root, retriever.clip))
     options = EncodingOptions(settings.machine.batch_size, settings.machine.workers, process=process)
-    return retriever.index(find_images(images, root), settings.index.cache, options)
+    parts = settings.what.export and not Path(settings.what.export).suffix  # of millions, which nobody looks at
+    return retriever.index(find_images(images, root), settings.index.cache, options, thumbnails=not parts)
 
 
 def references(settings: DemoSettings, engine: Engine) -> list[tuple[str, Look]]:

@@ -8,6 +8,7 @@ decoder goes by content, never by file name, and EXIF orientation is ignored.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -102,13 +103,14 @@ class Packed(os.PathLike):
 
 
 def content_of(path: str | os.PathLike) -> bytes | None:
-    """The bytes of a file or of a packed picture; None for what is neither. Raises OSError."""
-    if isinstance(path, Packed):
-        return path.read_bytes()
-    if not os.path.isfile(path):
-        return None
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
+    """The bytes of a file or of a packed picture; None for what can't be read, of which `open_image` says why."""
+    with contextlib.suppress(OSError):
+        if isinstance(path, Packed):
+            return path.read_bytes()
+        if os.path.isfile(path):
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
+    return None
 
 
 class BrokenImage(Exception):

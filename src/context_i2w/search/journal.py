@@ -73,9 +73,8 @@ class Journal:
 
     def _recover(self) -> None:
         rows, lines = self._rows, self._lines
-        stored = np.fromfile(rows, np.float32) if rows.is_file() else np.empty(0, np.float32)
-        stored = stored[: len(stored) // self.width * self.width].reshape(-1, self.width)
-        kept = 0
+        count, kept = rows.stat().st_size // (4 * self.width) if rows.is_file() else 0, 0
+        stored = np.memmap(rows, np.float32, "r", shape=(count, self.width)) if count else np.empty((0, self.width))
         for line in lines.read_bytes().splitlines(keepends=True) if lines.is_file() else []:
             entry = _whole(line)
             if entry is None or not ("broken" in entry or self._holds(stored, entry["sum"])):
@@ -87,6 +86,7 @@ class Journal:
             else:
                 self.rows[entry["name"]] = (state, self._count)
                 self._count += 1
+        del stored  # a mapped file is not cut off everywhere
         if lines.is_file():
             os.truncate(lines, kept)
         if rows.is_file():
