@@ -92,14 +92,13 @@ def _save(browser: Any, path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     defaults = {"output": "docs/images", "compare": True, "k": 8, "heat_maps": True}
     chosen = parse_demo(argv, __doc__, "python scripts/measure/screenshot.py", **defaults)
-    from context_i2w.demo.engine import Engine  # imports torch, which --help does without
-    from context_i2w.demo.run import load, make_index, prompts_for, references, write_gallery
+    from context_i2w.demo.run import prepared, prompts_for, references, write_gallery  # imports torch
     from context_i2w.demo.server import Demo, serve
+    from context_i2w.distributed import join
 
     folder = Path(chosen.what.output)
     folder.mkdir(parents=True, exist_ok=True)
-    retrievers = load(chosen)
-    engine = Engine(make_index(chosen, next(iter(retrievers.values()))), retrievers)
+    engine = prepared(with_values(chosen, output=str(folder / "gallery.html")), join(chosen.machine.device))
     prompts = prompts_for(chosen, engine)
     looks = references(chosen, engine)
     server = serve(Demo(engine, prompts), port=0)

@@ -1,14 +1,16 @@
-"""Processes of one training run: who am I, gather features, one process writes. Works without a process group too."""
+"""Processes of one command: who am I, share out and gather, one process writes. Works without a process group too."""
 
 import contextlib
 import os
 import signal
 import socket
+import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,9 +20,11 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from context_i2w.errors import UserError, one_line
 
+T = TypeVar("T")
 FAILURES = (ProcessRaisedException, ProcessExitedException)
 START = "spawn"  # how processes begin; the tests' begin from one that has imported torch already
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
+SOON = 3.0  # seconds that a process which failed like another one leaves it to be the first to end
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,43 @@ class Process:
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    here: int = 1  # processes on this machine
 
     @property
     def is_first(self) -> bool:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's part of the items: every one of them is in one process's part."""
+        return items[self.rank :: self.world]
+
+    def complete(self, rows: Tensor, own: Sequence[int]) -> None:
+        """Fills the rows [n, ...] that other processes have with theirs; `own`: the numbers of those that are ours."""
+        if self.world > 1:
+            numbers = torch.as_tensor(own, dtype=torch.long, device=rows.device)
+            for places, part in zip(_parts(numbers), _parts(rows[numbers])):
+                rows[places] = part
+
+    def everyone(self, value: T) -> list[T]:
+        """The (picklable) values of all processes, in order of rank."""
+        return gather_objects(value) if self.world > 1 else [value]
+
+    def by_first(self, compute: Callable[[], T]) -> T:
+        """What the first process computes, in all of them; they raise its UserError too."""
+        if self.world == 1:
+            return compute()
+        told: list[Any] = [None]
+        if self.is_first:
+            try:
+                told = [(compute(), None)]
+            except UserError as error:
+                told = [(None, UserError(str(error)))]
+        dist.broadcast_object_list(told, 0)
+        result, error = told[0]
+        if error:
+            raise error
+        return result
 
 
 def join(device: str | None = None) -> Process:
@@ -44,13 +80,45 @@ def join(device: str | None = None) -> Process:
     Raises UserError for a device that is not there, and an environment that names processes but not this one's place.
     """
     world, rank, local_rank = _place()
-    chosen = device_named(device or (f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if world > 1 and ":" in device:
+        raise UserError(f"--device {device}: each of {world} processes takes a GPU of its own; leave its number out")
+    chosen = device_named(f"cuda:{local_rank}" if device == "cuda" else device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world > 1:  # others may wait for hours while the first process caches features
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(days=1))
-    return Process(rank, world, chosen)
+    return Process(rank, world, chosen, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+
+
+@contextlib.contextmanager
+def joined(device: str | None = None) -> Iterator[Process]:
+    """As `join`, for as long as the block runs; what processes other than the first print goes nowhere.
+
+    Of those that fail by a UserError one raises it, which is enough.
+    """
+    process = join(device)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+            if not process.is_first:
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
+            yield process
+    except UserError:
+        if process.world > 1 and not _is_first_to_fail():
+            time.sleep(SOON)
+            sys.exit(2)
+        raise
+    finally:
+        leave()
+
+
+def _is_first_to_fail() -> bool:
+    try:
+        return dist.distributed_c10d._get_default_store().add("failed", 1) == 1
+    except RuntimeError:  # the store's process has ended: it was not
+        return False
 
 
 def device_named(name: str) -> torch.device:
@@ -119,16 +187,21 @@ def gather_with_gradient(local: Tensor) -> Tensor:
     """
     if not dist.is_initialized():
         return local
+    parts = _parts(local.detach())
+    parts[dist.get_rank()] = local
+    return torch.cat(parts)
+
+
+def _parts(local: Tensor) -> list[Tensor]:
+    """The rows of all processes, which may hold different numbers of them, in order of rank."""
     sizes = [torch.zeros(1, dtype=torch.long, device=local.device) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, torch.tensor([len(local)], device=local.device))
     counts = [int(size) for size in sizes]
     padded = local.new_zeros(max(counts), *local.shape[1:])
-    padded[: len(local)] = local.detach()
+    padded[: len(local)] = local
     gathered = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(gathered, padded)
-    parts = [part[:count] for part, count in zip(gathered, counts, strict=True)]
-    parts[dist.get_rank()] = local
-    return torch.cat(parts)
+    return [part[:count] for part, count in zip(gathered, counts, strict=True)]
 
 
 def gather_objects(value: Any) -> list[Any]:
@@ -142,7 +215,12 @@ def gather_objects(value: Any) -> list[Any]:
 
 def _started(rank: int, run: Callable[..., Any], processes: int, port: int, reports: Any, args: tuple) -> None:
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(processes),
+        LOCAL_WORLD_SIZE=str(processes),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
     )
     torch.set_num_threads(max(torch.get_num_threads() // processes, 1))
     try:

@@ -5,7 +5,8 @@ from pathlib import Path
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.benchmarks.base import check_images_exist
 from context_i2w.demo.options import GALLERIES
-from context_i2w.search.files import Files, files_of_list, find_files
+from context_i2w.search.files import Files, files_of_list
+from context_i2w.search.galleries import find_files
 
 
 def is_benchmark(images: str) -> bool:

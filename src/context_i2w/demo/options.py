@@ -31,7 +31,10 @@ class WhatToDo(Options):
     host: str = option("127.0.0.1", "address for --serve; the default is this machine alone")
     port: int = option(7860, "port for --serve; 0: any free one", at_least=0, at_most=65535)
     explain: bool = option(False, "print the words nearest to the pseudo-word tokens instead")
-    export: str | None = option(None, "write the gallery's features to FILE.parquet or FILE.npy", metavar="FILE")
+    export: str | None = option(
+        None, "write the gallery's features to FILE.parquet, to FILE.npy, or in parts to a folder", metavar="FILE|DIR"
+    )
+    export_part: int = option(0, "number of the first part; machines that share the work write others", at_least=0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -44,8 +47,9 @@ class Question(Options):
     """What is asked, of which pictures."""
 
     images: str | None = option(
-        None, "images to search: any folder, a text file with a path in each line, or a benchmark's gallery; left out: "
-        "the toy world's, for a toy checkpoint",
+        None, "images to search: any folder, a text file with a path in each line, WebDataset shards by a pattern "
+        "(shards/{00000..00010}.tar), a folder of embeddings, or a benchmark's gallery; left out: the toy world's, "
+        "for a toy checkpoint",
         metavar="DIR|FILE|" + "|".join(GALLERIES),
     )  # fmt: skip
     query: tuple[str, ...] = option((), "reference images; left out: three of the gallery", metavar="FILE")
@@ -64,7 +68,9 @@ class IndexOptions(Options):
 
     cache: str | None = option(None, "where features are kept; left out: ~/.cache/context-i2w", metavar="DIR")
     factory: str | None = option(
-        None, "search approximately by FAISS, e.g. IVF1024,PQ64 or HNSW32; left out: exactly", metavar="TEXT"
+        None,
+        "search approximately by FAISS, e.g. IVF1024,PQ64 or HNSW32, or by an index file; left out: exactly",
+        metavar="TEXT|FILE",
     )
     parameters: str = option("", "FAISS's search parameters, e.g. nprobe=32", metavar="TEXT")
 

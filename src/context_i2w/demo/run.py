@@ -10,9 +10,10 @@ from context_i2w.demo.gallery import render
 from context_i2w.demo.gallery_images import find_images, is_benchmark
 from context_i2w.demo.options import DemoSettings
 from context_i2w.demo.server import Demo, is_loopback, serve
+from context_i2w.distributed import Process, joined, launch, started_by_launcher
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions
-from context_i2w.evaluation.setup import LOGS, choose_data_root, choose_device
+from context_i2w.evaluation.setup import LOGS, choose_data_root, device_asked
 from context_i2w.files import check_writable
 from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.search.index import Index
@@ -25,13 +26,39 @@ EXAMPLES = 3  # references taken if none is named
 
 
 def run(settings: DemoSettings) -> None:
-    """Loads, indexes, and writes a gallery, explains or serves. Raises UserError."""
+    """Loads, indexes, and writes a gallery, explains or serves. Raises UserError.
+
+    The settings' number of processes share the indexing, or torchrun's; the rest is one process's.
+    """
+    processes = settings.machine.processes
+    if processes > 1 and not started_by_launcher() and launch(_prepare, processes, settings) is None:
+        raise KeyboardInterrupt
+    with joined(device_asked(settings.machine)) as process:
+        engine = prepared(settings, process)
+        if process.is_first:
+            _show(settings, engine)
+
+
+def _prepare(settings: DemoSettings) -> bool:
+    with joined(device_asked(settings.machine)) as process:
+        prepared(settings, process)
+    return True
+
+
+def prepared(settings: DemoSettings, process: Process) -> Engine:
+    """With its index made. Raises UserError."""
     if not settings.what.serve and not settings.what.explain:
-        check_writable(Path(settings.what.output), "--output")
-    retrievers = load(settings)
-    engine = Engine(make_index(settings, next(iter(retrievers.values()))), retrievers)
+        process.by_first(lambda: check_writable(Path(settings.what.output), "--output"))
+    retrievers = load(settings, process)
+    return Engine(make_index(settings, next(iter(retrievers.values())), process), retrievers)
+
+
+def _show(settings: DemoSettings, engine: Engine) -> None:
+    print(f"{len(engine.index):,} images of {engine.index.files.title}, features in {engine.index.store.folder}")
+    if settings.index.factory:
+        engine.index.approximate(settings.index.factory, settings.index.parameters)
     if settings.what.export:
-        print(f"wrote {', '.join(map(str, engine.index.export(settings.what.export)))}")
+        print(f"wrote {', '.join(map(str, engine.index.export(settings.what.export, settings.what.export_part)))}")
     prompts = prompts_for(settings, engine)
     if settings.what.serve:
         run_server(engine, prompts, settings.what.host, settings.what.port)
@@ -41,13 +68,12 @@ def run(settings: DemoSettings) -> None:
         write_gallery(settings, engine, references(settings, engine), prompts)
 
 
-def load(settings: DemoSettings) -> dict[str, Retriever]:
+def load(settings: DemoSettings, process: Process) -> dict[str, Retriever]:
     """The mappers by title; those named, else CLIP alone if it is named, else the newest run's or the shipped."""
-    model = settings.model
-    device = choose_device(settings.machine.gpu, settings.machine.device)
+    model, device = settings.model, process.device
     if model.is_clip_alone:
         return by_title([Retriever.from_clip(model.model, model.weights or "openai", device)], [""])
-    sources = model.resume or default_checkpoints()
+    sources = model.resume or process.by_first(default_checkpoints)
     first = Retriever.load(sources[0], model.model, model.weights, device, model.trust_code)
     others = [first.beside(source, model.trust_code) for source in sources[1:]]
     return by_title([first, *others], list(map(str, sources)))
@@ -63,23 +89,19 @@ def prompts_for(settings: DemoSettings, engine: Engine) -> list[str]:
     return list(settings.question.prompts) or (TOY_PROMPTS if engine.retriever.clip.name == TOY_MODEL else PROMPTS)
 
 
-def make_index(settings: DemoSettings, retriever: Retriever) -> Index:
+def make_index(settings: DemoSettings, retriever: Retriever, process: Process) -> Index:
     """The index over the images asked for. Raises UserError if they are not there."""
     images = settings.question.images
     if images is None:
         if retriever.clip.name != TOY_MODEL:
             raise UserError("--images DIR: which folder of images is to be searched?")
         images = TOY_IMAGES
-    data_root = choose_data_root(settings.data_root, retriever.clip) if is_benchmark(images) else Path()
-    index = retriever.index(
-        find_images(images, data_root),
-        settings.index.cache,
-        EncodingOptions(settings.machine.batch_size, settings.machine.workers),
-    )
-    print(f"{len(index):,} images of {index.files.title}, features in {index.store.folder}")
-    if settings.index.factory:
-        index.approximate(settings.index.factory, settings.index.parameters)
-    return index
+    root = Path()
+    if is_benchmark(images):
+        root = process.by_first(lambda: choose_data_root(settings.data_root, retriever.clip))
+    options = EncodingOptions(settings.machine.batch_size, settings.machine.workers, process=process)
+    parts = settings.what.export and not Path(settings.what.export).suffix  # of millions, which nobody looks at
+    return retriever.index(find_images(images, root), settings.index.cache, options, thumbnails=not parts)
 
 
 def references(settings: DemoSettings, engine: Engine) -> list[tuple[str, Look]]:

@@ -97,16 +97,19 @@ class Demo:
         self._check(name)
         path = self.engine.index.path(name)
         try:
-            with Image.open(path) as image:
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content)) as image:
                 kind = SHOWN.get(image.format or "")
-            return ("image/" + kind, path.read_bytes()) if kind else ("image/jpeg", jpeg(as_image(read_picture(path))))
+            return ("image/" + kind, content) if kind else ("image/jpeg", jpeg(as_image(read_picture(path))))
         except (OSError, BrokenImage):
             raise Refused(HTTPStatus.GONE, "this image can't be read any more") from None
 
     def original(self, name: str) -> bytes:
         self._check(name)
         try:
-            return self.engine.index.path(name).read_bytes()
+            content = self.engine.index.path(name).read_bytes()
+            Image.open(io.BytesIO(content)).close()  # embeddings that others made may name any file
+            return content
         except OSError:
             raise Refused(HTTPStatus.GONE, "this image can't be read any more") from None
 

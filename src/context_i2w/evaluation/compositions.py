@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from context_i2w.benchmarks.base import Benchmark
+from context_i2w.data.reading import batched
+from context_i2w.distributed import Process
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.images import ImageSource
 from context_i2w.model.mappers import Mapper
@@ -62,22 +64,33 @@ class PromptIds:
 
 
 class Composer:
-    """features [S, E], unit: row `numbers[composition]`; filled by `see`."""
+    """features [S, E], unit: row `numbers[composition]`; filled by `see`. done: numbers of the rows that are filled."""
 
     def __init__(
         self, mapper: Mapper, numbers: Mapping[Composition, int], images: Mapping[ImageSource, int], clip: FrozenCLIP
     ):
         self.mapper, self.numbers, self.clip = mapper, numbers, clip
         self.features = torch.empty(len(numbers), clip.sizes.embed_dim, device=clip.device)
+        self.done: list[int] = []
         self.waiting: dict[int, list[Composition]] = {}
         for composition in numbers:
             self.waiting.setdefault(images[composition.source], []).append(composition)
 
-    def see(self, indices: Sequence[int], seen: ImageFeatures, texts: PromptIds, batch_size: int) -> None:
-        """Composes whatever waits for the images of these numbers; seen: their features, in the same order."""
+    def see(
+        self,
+        indices: Sequence[int],
+        seen: ImageFeatures,
+        texts: PromptIds,
+        batch_size: int,
+        process: Process | None = None,
+    ) -> None:
+        """Composes whatever waits for the images of these numbers; seen: their features, in the same order.
+
+        process: one of several that see the same images and share what is to be composed.
+        """
         jobs = [(row, job) for row, index in enumerate(indices) for job in self.waiting.get(index, ())]
-        for start in range(0, len(jobs), batch_size):
-            self._compose(jobs[start : start + batch_size], seen, texts)
+        for part in (process or Process()).share(batched(jobs, batch_size)):
+            self._compose(part, seen, texts)
 
     def _compose(self, jobs: Sequence[tuple[int, Composition]], seen: ImageFeatures, texts: PromptIds) -> None:
         device = self.clip.device
@@ -91,4 +104,6 @@ class Composer:
         pseudo_words = self.mapper(condition, ImageFeatures(seen.embedding[rows], tokens))[word_of]
         prompts = [texts.prompts[job.prompt] for _, job in jobs]
         composed = self.clip.compose(texts.ids[prompts], pseudo_words, texts.places[prompts])
-        self.features[[self.numbers[job] for _, job in jobs]] = normalize(composed.float(), dim=-1)
+        numbers = [self.numbers[job] for _, job in jobs]
+        self.features[numbers] = normalize(composed.float(), dim=-1)
+        self.done += numbers

@@ -59,17 +59,20 @@ def evaluate(
 ) -> Result:
     """All rows of a benchmark; mappers for `clip` by name, a single one being called "composed".
 
+    Of several processes (options.process) the first alone ranks; the others' results have no rows.
     Raises UserError listing missing files before anything is encoded, and unreadable ones after reading all; and for
     a method that is not known.
     """
-    started = time.monotonic()
+    started, options = time.monotonic(), options or EncodingOptions()
     rows = rows_of(methods, mappers)
     if clip.transform.deviation:
         benchmark.protocol["CLIP's transform"] = f"{clip.transform.deviation}, in place of CLIP's centre crop"
     check_images_exist(benchmark)
     needs = {vector for method, _ in rows.values() for vector in parse_method(method).needs}
-    encoded = encode(benchmark, clip, mappers, options or EncodingOptions(), needs)
+    encoded = encode(benchmark, clip, mappers, options, needs)
     result = Result(benchmark, passes=encoded.passes, cut=encoded.cut)
+    if not options.process.is_first:
+        return result
     result.methods = {row: method for row, (method, _) in rows.items()}
     with tqdm(total=len(benchmark.groups) * len(rows), desc=f"{benchmark.name}: ranking", unit="row") as bar:
         for group in benchmark.groups:

@@ -3,7 +3,8 @@
 Distinct images stream through in batches. All embeddings are kept; an image's tokens live only as long as
 its batch: for each query whose reference image is in the batch the pseudo-word token is made and composed at
 once. Distinct texts are encoded once, before. However many queries, groups, methods and checkpoints share an
-image, it costs one pass; what no row asked for is not encoded.
+image, it costs one pass; what no row asked for is not encoded. Several processes share the batches of one, which are
+therefore the same to the bit, and all hold all features at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from context_i2w.benchmarks.base import Benchmark, listing
 from context_i2w.data.reading import Images, batched, read_images
+from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.evaluation.compositions import Composer, PromptIds, all_compositions
 from context_i2w.evaluation.embedding_cache import EmbeddingCache
@@ -39,18 +41,19 @@ class EncodingOptions:
     batch_size: images per vision pass, and texts or compositions per text pass. workers: processes that
     read images; None chooses from the machine's cores. precision: "fp32", or "amp" (fp16 on a GPU, bf16
     elsewhere). feature_cache: folder that keeps image embeddings, so that a later run passes only reference
-    images, whose tokens the mappers read.
+    images, whose tokens the mappers read. process: this one among those that share the work.
     """
 
     batch_size: int = 64
     workers: int | None = None
     precision: str = "fp32"
     feature_cache: Path | None = None
+    process: Process = field(default_factory=Process)
 
     def worker_count(self) -> int:
         if self.workers is not None:
             return self.workers
-        return min(8, max(0, (os.cpu_count() or 1) - 2))
+        return min(8, max(0, (os.cpu_count() or 1) // self.process.here - 2))
 
 
 @dataclass
@@ -90,7 +93,7 @@ def encode(
 
     with torch.inference_mode(), precision_of(clip.device, options.precision):
         plain, written = (Tokenizer(clip.sizes.context_length, dollar) for dollar in (None, benchmark.dollar))
-        features = encode_texts(clip, plain(texts), options.batch_size)
+        features = encode_texts(clip, plain(texts), options.batch_size, options.process)
         ids = written(prompts)
         prompt_ids = PromptIds(prompts, ids, written.places(ids), texts, features)
         embeddings, passed = _see(benchmark.name, images, clip, composers.values(), prompt_ids, options)
@@ -108,36 +111,46 @@ def _see(
     options: EncodingOptions,
 ) -> tuple[torch.Tensor, int]:
     """Embeddings [I, E] of all images, not normalised, and how many were passed; fills the composers."""
-    of_tokens = [composer for composer in composers if composer.mapper.uses_tokens]
-    folder = options.feature_cache
-    cache = EmbeddingCache(folder, name, clip, options.precision, list(images)) if folder else None
-    known = cache.read() if cache else None
+    process, folder = options.process, options.feature_cache
+    cache = process.by_first(lambda: folder and EmbeddingCache(folder, name, clip, options.precision, list(images)))
+    known = process.by_first(cache.read) if cache else None
     embeddings = torch.empty(len(images), clip.sizes.embed_dim) if known is None else known
     embeddings = embeddings.to(clip.device)
+    of_tokens = [composer for composer in composers if composer.mapper.uses_tokens]
     waiting = {index for composer in of_tokens for index in composer.waiting}
     passed = {index: source for source, index in images.items() if known is None or index in waiting}
-    first: dict[bytes, int] = {}
+    digests: dict[int, bytes] = {}
     for seen, features in _vision_passes(passed, clip, options, name):
         if known is None:
             embeddings[seen.numbers] = features.embedding.float()
-            for index, earlier in _repeats(seen, first):
-                embeddings[index] = embeddings[earlier]
+            digests |= {index: _digest(pixels) for index, pixels in zip(seen.numbers, seen.pixels)}
         for composer in of_tokens:
             composer.see(seen.numbers, features, prompts, options.batch_size)
+    if known is None:
+        process.complete(embeddings, list(digests))
+        for index, earlier in _repeats(process.everyone(digests)):
+            embeddings[index] = embeddings[earlier]
     for composer in composers:
         if not composer.mapper.uses_tokens:  # what it reads is there for all images
-            composer.see(range(len(images)), ImageFeatures(embeddings, None), prompts, options.batch_size)
-    if cache and known is None:
+            composer.see(range(len(images)), ImageFeatures(embeddings, None), prompts, options.batch_size, process)
+        process.complete(composer.features, composer.done)
+    if cache and known is None and process.is_first:
         cache.write(embeddings)
     return embeddings, len(passed)
 
 
-def encode_texts(clip: FrozenCLIP, ids: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Un-normalised text embeddings [T, E] float32, in the order of `ids`; texts of a length go together."""
+def encode_texts(clip: FrozenCLIP, ids: torch.Tensor, batch_size: int, process: Process | None = None) -> torch.Tensor:
+    """Un-normalised text embeddings [T, E] float32, in the order of `ids`; texts of a length go together.
+
+    process: one of several, which share them and all return them all.
+    """
+    process = process or Process()
     features = torch.empty(len(ids), clip.sizes.embed_dim, device=clip.device)
     by_length = ids.argmax(dim=1).argsort(stable=True)
-    for rows in by_length.split(batch_size) if len(ids) else ():
+    batches = process.share(by_length.split(batch_size) if len(ids) else ())
+    for rows in batches:
         features[rows] = clip.encode_text(ids[rows]).float()
+    process.complete(features, torch.cat([*batches, by_length[:0]]))
     return features
 
 
@@ -157,16 +170,18 @@ def precision_of(device: torch.device, precision: str) -> Iterator[None]:
 def _vision_passes(
     sources: Mapping[int, ImageSource], clip: FrozenCLIP, options: EncodingOptions, name: str
 ) -> Iterator[tuple[Images, ImageFeatures]]:
+    """Of this process's share; raises UserError, in all processes, if any of them has an image that can't be read."""
     prepare = functools.partial(_pixels, Preparation(*clip.transform), sources)
     broken: dict[int, Exception] = {}
-    with tqdm(total=len(sources), desc=f"{name}: images", unit="image") as bar:
-        for images in read_images(prepare, batched(sources, options.batch_size), options.worker_count()):
+    batches = options.process.share(batched(sources, options.batch_size))
+    with tqdm(total=sum(map(len, batches)), desc=f"{name}: images", unit="image") as bar:
+        for images in read_images(prepare, batches, options.worker_count()):
             broken |= images.broken
             if not broken:  # once one is unreadable the rest is only read, to list them all
                 yield images, clip.encode_image(images.pixels)
             bar.update(len(images.numbers) + len(images.broken))
-    if broken:
-        reasons = sorted({str(error) for error in broken.values()})
+    reasons = sorted({str(error) for part in options.process.everyone(broken) for error in part.values()})
+    if reasons:
         raise UserError(f"{name}: {listing(reasons, len(sources), 'cannot be read')}")
 
 
@@ -174,13 +189,17 @@ def _pixels(preparation: Preparation, sources: Mapping[int, ImageSource], index:
     return preparation.pixels(sources[index])
 
 
-def _repeats(images: Images, first: dict[bytes, int]) -> Iterator[tuple[int, int]]:
-    """(index, that of an earlier image of the same pixels); first: digest of pixels -> index, filled here.
+def _digest(pixels: torch.Tensor) -> bytes:
+    return hashlib.blake2b(pixels.numpy().data, digest_size=16).digest()
+
+
+def _repeats(digests: Iterable[Mapping[int, bytes]]) -> Iterator[tuple[int, int]]:
+    """(index, that of an earlier image of the same pixels), from the pixels' digests by index, in parts.
 
     Identical pixels under several names must get identical features, or rounding would break their tie.
     """
-    for index, pixels in zip(images.numbers, images.pixels):
-        digest = hashlib.blake2b(pixels.numpy().data, digest_size=16).digest()
+    first: dict[bytes, int] = {}
+    for index, digest in sorted(pair for part in digests for pair in part.items()):
         if first.setdefault(digest, index) != index:
             yield index, first[digest]
 

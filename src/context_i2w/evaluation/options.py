@@ -49,6 +49,10 @@ class DeviceChoice(Options):
 
     gpu: int | None = option(None, "number of the GPU (leave it out on a machine without)", metavar="N", at_least=0)
     device: str | None = option(None, "torch device, e.g. cuda:1, cpu, mps; left out: a GPU if there is one")
+    processes: int = option(
+        1, "processes on this machine that share the images, each with a GPU of its own; torchrun starts them too",
+        at_least=1, at_most=1024,
+    )  # fmt: skip
     batch_size: int = option(64, "images per vision pass", at_least=1)
     workers: int | None = option(
         None, "processes that read images; left out: by the machine's cores", at_least=0, at_most=512
@@ -58,6 +62,8 @@ class DeviceChoice(Options):
         super().__post_init__()
         if self.gpu is not None and self.device is not None:
             raise UserError("--gpu and --device exclude each other; leave one out")
+        if self.gpu is not None and self.processes > 1:
+            raise UserError("--gpu names one, and --processes takes one for each; leave one of the two out")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from context_i2w.benchmarks import BENCHMARKS, find_benchmark
 from context_i2w.benchmarks.base import Benchmark
 from context_i2w.benchmarks.options import PROTOCOLS
 from context_i2w.benchmarks.protocols import under
+from context_i2w.distributed import Process, joined, launch, started_by_launcher
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import Result, evaluate
 from context_i2w.evaluation.features import EncodingOptions
@@ -18,8 +19,8 @@ from context_i2w.evaluation.report import as_json, summary, table, write_json, w
 from context_i2w.evaluation.setup import (
     choose_checkpoints,
     choose_data_root,
-    choose_device,
     choose_protocol,
+    device_asked,
     load_models,
 )
 from context_i2w.evaluation.sweep import read_choice, read_methods
@@ -27,41 +28,55 @@ from context_i2w.files import check_writable
 from context_i2w.model.queries import DEFAULT_METHODS, PLAIN_METHODS
 
 
-def run(asked: Evaluation) -> None:
-    """Evaluates, prints tables, writes files. Raises UserError."""
+def run(asked: Evaluation) -> bool:
+    """Evaluates, prints tables, writes files; in the settings' number of processes, or as one of torchrun's.
+
+    Raises UserError. True at the end.
+    """
+    machine = asked.settings.machine
+    if machine.processes > 1 and not started_by_launcher():
+        if launch(run, machine.processes, asked) is None:
+            raise KeyboardInterrupt
+        return True
+    with joined(device_asked(machine)) as process:
+        process.by_first(lambda: _check(asked))
+        running = _Running(asked, process)
+        if asked.settings.eval_mode == ALL:
+            running.evaluate_all()
+        else:
+            running.evaluate_one(asked.settings.eval_mode)
+    return True
+
+
+def _check(asked: Evaluation) -> None:
+    """Before anything is loaded. Raises UserError."""
     for option, path in (("--output", asked.settings.out.output), ("--rankings", asked.settings.out.rankings)):
         if path:
             check_writable(Path(path), option)
     for method in asked.settings.rows.methods:
         if method.endswith(".json"):
-            read_choice(Path(method))  # before anything is loaded
-    running = _Running(asked)
-    if asked.settings.eval_mode == ALL:
-        running.evaluate_all()
-    else:
-        running.evaluate_one(asked.settings.eval_mode)
+            read_choice(Path(method))
+    if asked.settings.eval_mode != ALL:
+        find_benchmark(asked.settings.eval_mode)
 
 
 class _Running:
-    """Models, data and settings of one evaluation."""
+    """Models, data and settings of one evaluation, in one of its processes."""
 
-    def __init__(self, asked: Evaluation):
-        self.asked, self.settings = asked, asked.settings
+    def __init__(self, asked: Evaluation, process: Process):
+        self.asked, self.settings, self.process = asked, asked.settings, process
         machine, model = self.settings.machine, self.settings.model
-        if self.settings.eval_mode != ALL:
-            find_benchmark(self.settings.eval_mode)  # before anything is loaded
-        device = choose_device(machine.gpu, machine.device)
-        paths = [] if model.is_clip_alone else choose_checkpoints(model.resume)
-        self.models = load_models(paths, model.model, model.weights, device, model.trust_code)
-        self.data_root = choose_data_root(self.settings.data_root, self.models.clip)
+        paths = [] if model.is_clip_alone else process.by_first(lambda: choose_checkpoints(model.resume))
+        self.models = load_models(paths, model.model, model.weights, process.device, model.trust_code)
+        self.data_root = process.by_first(lambda: choose_data_root(self.settings.data_root, self.models.clip))
         cache = self.settings.embedding_cache
         self.encoding = EncodingOptions(
-            machine.batch_size, machine.workers, self.settings.precision, Path(cache) if cache else None
+            machine.batch_size, machine.workers, self.settings.precision, Path(cache) if cache else None, process
         )
         self.about = {
             **self.models.about,
             "data_root": str(self.data_root),
-            "device": str(device),
+            "device": str(process.device),
             "precision": self.settings.precision,
         }
 
@@ -70,6 +85,8 @@ class _Running:
         if out.submission_dir and benchmark.submission is None:
             raise UserError(f"--submission-dir: {mode} has its answers; give it with --eval-mode cirr_test")
         result = self.evaluate(benchmark)
+        if not self.process.is_first:
+            return
         content = self.report(result)
         if out.output:
             write_json(content, Path(out.output))
@@ -91,17 +108,17 @@ class _Running:
                 results[mode] = self.evaluate(self.load(mode))
             except UserError as error:
                 (absent if str(error).startswith("no ") else failed)[mode] = str(error)
-            else:
+            if mode in results and self.process.is_first:
                 contents[mode] = self.report(results[mode])
                 print()
-            if out.output:  # after each, so that hours are not lost
+            if out.output and self.process.is_first:  # after each, so that hours are not lost
                 rest = {"not at hand": absent, "failed": failed}
                 write_json({"benchmark": ALL, "benchmarks": contents, **rest}, Path(out.output))
         for title, reasons in (("not at hand", absent), ("failed", failed)):
             print("".join(f"{mode}: {title}, {reason}\n" for mode, reason in reasons.items()), end="")
-        if out.rankings:
+        if out.rankings and self.process.is_first:
             write_rankings(results, Path(out.rankings))
-        if results:
+        if results and self.process.is_first:
             print("\n" + summary(results))
         if failed or not results:
             raise UserError(f"failed: {', '.join(failed)}" if failed else f"no benchmark in {self.data_root}")

@@ -15,6 +15,7 @@ from context_i2w.checkpoints.shared import WEIGHTS
 from context_i2w.distributed import device_named
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, ONLY
+from context_i2w.evaluation.options import DeviceChoice
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import TOY_MODEL, load_clip
 from context_i2w.model.mappers import Mapper
@@ -45,6 +46,11 @@ def choose_device(gpu: int | None, device: str | None) -> torch.device:
             raise UserError(f"--gpu {gpu}: the GPUs are numbered 0 to {count - 1}")
         return torch.device("cuda", gpu)
     return device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def device_asked(machine: DeviceChoice) -> str | None:
+    """What `distributed.join` takes. Raises UserError for a GPU that is not there."""
+    return machine.device if machine.gpu is None else str(choose_device(machine.gpu, None))
 
 
 def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:

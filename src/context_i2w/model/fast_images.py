@@ -20,6 +20,7 @@ from context_i2w.model.images import (
     Picture,
     Preparation,
     check_pixels,
+    content_of,
     open_header,
     open_image,
     resized_size,
@@ -35,9 +36,7 @@ class FastPreparation(Preparation):
 
     def open(self, path: str | os.PathLike, content: bytes | None = None) -> Picture:
         """The decoded image. Raises BrokenImage, as Pillow finds it."""
-        if content is None and os.path.isfile(path):
-            with open(path, "rb", buffering=0) as file:
-                content = file.read()
+        content = content_of(path) if content is None else content
         if content is not None and _is_plain_jpeg(path, content):
             try:
                 return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)

@@ -8,12 +8,15 @@ decoder goes by content, never by file name, and EXIF orientation is ignored.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import stat
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +83,36 @@ class ImageTransform(NamedTuple):
 Picture = Image.Image | torch.Tensor  # the fast reader's plain JPEG is [3, H, W] uint8, all else Pillow's
 
 
+@dataclass(frozen=True)
+class Packed(os.PathLike):
+    """A picture inside another file, such as a tar: its bytes, and a path that names it and leads nowhere."""
+
+    path: Path
+    file: Path
+    begin: int
+    size: int
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def read_bytes(self) -> bytes:
+        """Raises OSError where the file is gone."""
+        with open(self.file, "rb") as file:
+            file.seek(self.begin)
+            return file.read(self.size)
+
+
+def content_of(path: str | os.PathLike) -> bytes | None:
+    """The bytes of a file or of a packed picture; None for what can't be read, of which `open_image` says why."""
+    with contextlib.suppress(OSError):
+        if isinstance(path, Packed):
+            return path.read_bytes()
+        if os.path.isfile(path):
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
+    return None
+
+
 class BrokenImage(Exception):
     """A file that is missing, can't be decoded or is too large; `path` and `reason` say which and why."""
 
@@ -100,8 +133,10 @@ def open_image(path: str | os.PathLike, content: bytes | None = None) -> Image.I
 
 def open_header(path: str | os.PathLike, content: bytes | None = None) -> Image.Image:
     """The image before any pixel is decoded, within the bound of pixels. Raises BrokenImage."""
-    path = os.fspath(path)
+    packed, path = path, os.fspath(path)
     try:
+        if content is None and isinstance(packed, Packed):
+            content = packed.read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's bomb warning: our own bound follows
             if content is None and not stat.S_ISREG(os.stat(path).st_mode):

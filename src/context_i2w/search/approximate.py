@@ -78,6 +78,21 @@ def load(path: Path, options: ApproximateOptions) -> Any | None:
     return index
 
 
+def read(path: str, shape: tuple[int, ...], options: ApproximateOptions) -> Any:
+    """Another program's index over rows of this shape, by inner product. Raises UserError if it is none."""
+    faiss = _faiss()
+    try:
+        index = faiss.read_index(path)
+    except RuntimeError as error:
+        raise UserError(f"{path}: FAISS can't read it ({_reason(error)}); build it anew") from None
+    if (index.ntotal, index.d) != shape or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        kind = "inner product" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "another distance"
+        found = f"{index.ntotal} rows of {index.d} numbers by {kind}"
+        raise UserError(f"{path}: {found}; the gallery has {shape[0]} of {shape[1]}, by inner product: build it anew")
+    set_parameters(index, options)
+    return index
+
+
 def save(index: Any, path: Path) -> None:
     """FAISS's own format, and its checksum behind it."""
     content = _faiss().serialize_index(index)

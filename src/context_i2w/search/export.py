@@ -1,4 +1,4 @@
-"""Features for other vector databases: Parquet, or .npy with a list of names beside it."""
+"""Features for other vector databases: Parquet, .npy with a list of names beside it, or parts (parts.py)."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,20 @@ import numpy as np
 
 from context_i2w.errors import UserError
 from context_i2w.files import atomic_path, write_text
+from context_i2w.search.parts import write_parts
 
 BLOCK = 1 << 14  # rows written at once
 
 
-def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, str]) -> list[Path]:
+def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, str], part: int = 0) -> list[Path]:
     """Writes names and unit rows [n, E]; returns the files written.
 
     FILE.parquet: columns `path` and `feature` (fixed-size list of float32), `about` as the schema's metadata.
-    FILE.npy: the matrix; beside it FILE.json with `paths` and `about`. Raises UserError for another suffix.
+    FILE.npy: the matrix; beside it FILE.json with `paths` and `about`. A path without suffix: a folder of parts, the
+    first of them of number `part`. Raises UserError for another suffix.
     """
+    if not path.suffix:
+        return write_parts(path, names, features, about, part)
     if path.suffix == ".parquet":
         with atomic_path(path) as temporary:
             _parquet(temporary, names, features, about)
@@ -27,7 +31,7 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
         beside = path.with_suffix(".json")
         write_text(beside, json.dumps({**about, "paths": names}, indent=1) + "\n")
         return [path, beside]
-    raise UserError(f"{path}: features are exported to a .parquet or .npy file")
+    raise UserError(f"{path}: features are exported to a .parquet or .npy file, or to a folder")
 
 
 def _parquet(path: Path, names: list[str], features: np.ndarray, about: dict[str, str]) -> None:

@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from context_i2w.errors import UserError
 from context_i2w.files import FileState, file_state, is_hidden
+from context_i2w.model.images import Packed
 from context_i2w.search.pictures import HEIF
 
 HEIC = frozenset([".heic", ".heif", ".hif"])
@@ -38,7 +39,8 @@ class Files:
         """For people: the list's name, else the folder as it was given."""
         return self.label or str(self.root)
 
-    def path(self, name: str) -> Path:
+    def path(self, name: str) -> Path | Packed:
+        """What to read a picture from."""
         return self.root / name
 
     @property
@@ -46,9 +48,6 @@ class Files:
         """For people, e.g. "12 .heic, 3 .cr2 (`pip install pillow-heif` reads HEIC)"; "" if there are none."""
         kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.unread.items()))
         return kinds + (" (`pip install pillow-heif` reads HEIC)" if HEIC & self.unread.keys() else "")
-
-
-Images = str | os.PathLike | Sequence[str | os.PathLike] | Files
 
 
 def files_of_folder(folder: str | os.PathLike) -> Files:
@@ -76,23 +75,6 @@ def files_of_folder(folder: str | os.PathLike) -> Files:
         others = f"; it holds {files.unread_kinds}" if unread else ""
         raise UserError(f"{root}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))}){others}")
     return files
-
-
-def find_files(source: Images) -> Files:
-    """The images of a folder, of a list of files and folders, or of a text file that holds such a list, a path a line.
-
-    Raises UserError if one is not there, or there is no image.
-    """
-    if isinstance(source, Files):
-        return source
-    if not isinstance(source, str | os.PathLike):
-        return files_of_list(source)
-    if not os.path.isfile(source):
-        return files_of_folder(source)
-    if os.path.splitext(source)[1].lower() in SUFFIXES:
-        return files_of_list([source])
-    lines = os.fsdecode(Path(source).read_bytes()).splitlines()
-    return files_of_list([line for line in lines if line], os.fspath(source))
 
 
 def files_of_list(paths: Iterable[str | os.PathLike], label: str = "") -> Files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from context_i2w.errors import UserError
-from context_i2w.files import read_json, write_text
-from context_i2w.model.images import BrokenImage, as_image
+from context_i2w.files import file_state, read_json, write_text
+from context_i2w.model.images import BrokenImage, Packed, as_image
 from context_i2w.search import approximate
 from context_i2w.search.approximate import RECALL_AT, ApproximateOptions
 from context_i2w.search.export import export
@@ -117,27 +118,33 @@ class Index:
     def approximate(self, factory: str, parameters: str = "", **options: Any) -> float:
         """Searches by a FAISS index from now on; built once and kept with the features. Returns its recall@10.
 
+        factory: a factory string, or the file of an index that FAISS or autofaiss built from these rows in their order.
         factory, parameters, options: see ApproximateOptions. Raises UserError if FAISS is missing or refuses them.
         """
         chosen = ApproximateOptions(factory, parameters, **options)
-        name = re.sub(r"[^A-Za-z0-9]+", "-", factory)
-        path = self.store.folder / f"{self.store.identity}.{name}.faiss"
-        index = approximate.load(path, chosen)
-        if index is None:
-            index = approximate.build(self.features, chosen)
-            approximate.save(index, path)
+        if os.path.isfile(factory):
+            name = "-".join(map(str, file_state(factory)))
+            index = approximate.read(factory, self.features.shape, chosen)
+        else:
+            name = re.sub(r"[^A-Za-z0-9]+", "-", factory)
+            index = self._built(chosen, self.store.folder / f"{self.store.identity}.{name}.faiss")
         self._approximate = index, chosen
-        self.recall = self._measured_recall(index, chosen, path.with_suffix(".json"))
+        known = self.store.folder / f"{self.store.identity}.{name}.json"
+        self.recall = self._measured_recall(index, chosen, known)
         return self.recall
 
-    def export(self, path: str | Path) -> list[Path]:
-        """Paths and features to FILE.parquet or FILE.npy (with FILE.json). Returns the files written."""
-        return export(Path(path), [str(self.files.path(name)) for name in self.names], self.features, self._about)
+    def export(self, path: str | Path, part: int = 0) -> list[Path]:
+        """Paths and features to FILE.parquet, FILE.npy (with FILE.json) or a folder of parts, the first of them `part`.
+
+        Returns the files written.
+        """
+        names = [os.fspath(self.files.path(name)) for name in self.names]
+        return export(Path(path), names, self.features, self._about, part)
 
     def row(self, name: str) -> int:
         return self._row[name]
 
-    def path(self, name: str) -> Path:
+    def path(self, name: str) -> Path | Packed:
         """The file of an indexed name; KeyError for any other name, so nothing outside the gallery is ever named."""
         return self.files.path(self.names[self._row[name]])
 
@@ -156,6 +163,13 @@ class Index:
             self._thumbnails.write(name, state, content)
         return content
 
+    def _built(self, chosen: ApproximateOptions, path: Path) -> Any:
+        index = approximate.load(path, chosen)
+        if index is None:
+            index = approximate.build(self.features, chosen)
+            approximate.save(index, path)
+        return index
+
     def _measured_recall(self, index: Any, options: ApproximateOptions, path: Path) -> float:
         """Kept beside the index, by search parameters; printed when it is measured."""
         known = read_json(path, {str: float}, "delete it") if path.is_file() else {}
@@ -173,7 +187,7 @@ class Index:
     def _hits(self, rows: list[int], scores: list[float], hidden: set[int], k: int) -> list[Hit]:
         kept = [(row, score) for row, score in zip(rows, scores) if row >= 0 and row not in hidden][:k]
         return [
-            Hit(self.files.path(self.names[row]), score, rank, self.names[row])
+            Hit(Path(self.files.path(self.names[row])), score, rank, self.names[row])
             for rank, (row, score) in enumerate(kept, start=1)
         ]
 
@@ -182,10 +196,10 @@ class Index:
         root = self.files.root.resolve()
         rows = []
         for reference in references:
-            if isinstance(reference, str | Path):
+            if isinstance(reference, str | os.PathLike):
                 path = Path(reference).resolve()
-                if path.is_relative_to(root):
-                    rows += [self._row[n] for n in [path.relative_to(root).as_posix()] if n in self._row]
+                inside = [path.relative_to(root).as_posix()] if path.is_relative_to(root) else []
+                rows += [self._row[name] for name in [*inside, str(path)] if name in self._row]
         return rows
 
 

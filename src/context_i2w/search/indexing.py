@@ -1,7 +1,9 @@
 """Brings a store up to date with its files: only new and changed images pass the vision tower."""
 
+import contextlib
 import functools
 import sys
+from dataclasses import replace
 
 import torch
 from torch.nn.functional import normalize
@@ -13,6 +15,7 @@ from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.images import as_bytes, as_image
 from context_i2w.search.files import Files
 from context_i2w.search.journal import Journal
+from context_i2w.search.parts import PartFiles
 from context_i2w.search.pictures import PicturePreparation
 from context_i2w.search.store import Store
 from context_i2w.search.thumbnails import Thumbnails, thumbnail
@@ -24,18 +27,30 @@ def bring_up_to_date(
     store: Store, files: Files, clip: FrozenCLIP, options: EncodingOptions, thumbnails: Thumbnails | None = None
 ) -> None:
     """Encodes what is missing, drops what has vanished; can be interrupted and goes on where it was.
+    Several processes (options.process) share the batches of one; the first merges what they wrote.
 
     Files that can't be read are kept in `store.contents.broken` and tried again when they change. thumbnails: where
     the small pictures of what is encoded go; None: nowhere.
     """
-    if store.is_complete(files.states):
+    process = options.process
+    if process.by_first(lambda: store.is_complete(files.states)):
         return
-    with store.update() as journal:
-        missing = store.missing(files.states, journal)
-        if missing:
-            _encode(missing, journal, files, clip, options, thumbnails)
-        if store.finish(files.states, journal) and thumbnails is not None:
-            thumbnails.keep_only(files.states)
+    with contextlib.ExitStack() as held:
+        journal = process.by_first(lambda: held.enter_context(store.update()))
+        missing = process.by_first(lambda: {name: files.states[name] for name in store.missing(files.states, journal)})
+        own = journal if process.is_first else Journal(store.folder, store.width, str(process.rank))
+        if missing and not isinstance(files, PartFiles):
+            _encode(replace(files, states=missing), own, clip, options, thumbnails)
+        elif missing and process.is_first:
+            _copy(replace(files, states=missing), journal, clip)
+        process.everyone(None)  # is there
+        if process.is_first:
+            journal.absorb()
+            if store.finish(files.states, journal) and thumbnails is not None:
+                thumbnails.keep_only(files.states)
+    if process.world > 1:
+        process.everyone(None)
+        store.read()
 
 
 def report_broken(store: Store, files: Files) -> None:
@@ -50,18 +65,22 @@ def report_broken(store: Store, files: Files) -> None:
         print(f"{root}: {len(broken)} files left out, they can't be read as images: {shown}{more}", file=sys.stderr)
 
 
+def _copy(files: PartFiles, journal: Journal, clip: FrozenCLIP) -> None:
+    for names, rows in files.rows(clip):
+        here = [number for number, name in enumerate(names) if name in files.states]
+        journal.add([names[number] for number in here], files.states, rows[here])
+
+
 def _encode(
-    names: list[str],
-    journal: Journal,
-    files: Files,
-    clip: FrozenCLIP,
-    options: EncodingOptions,
-    thumbnails: Thumbnails | None,
+    files: Files, journal: Journal, clip: FrozenCLIP, options: EncodingOptions, thumbnails: Thumbnails | None
 ) -> None:
+    """This process's share of the files."""
+    names = list(files.states)
     prepare = functools.partial(_pixels, names, files, PicturePreparation(*clip.transform), thumbnails)
-    few = len(names) <= FEW
-    batches = batched(range(len(names)), options.batch_size)
-    with tqdm(total=len(names), desc=f"indexing {files.root.name}", unit="image", disable=few or None) as bar:
+    batches = options.process.share(batched(range(len(names)), options.batch_size))
+    count = sum(map(len, batches))
+    few = count <= FEW
+    with tqdm(total=count, desc=f"indexing {files.root.name}", unit="image", disable=few or None) as bar:
         for images in read_images(prepare, batches, 0 if few else options.worker_count()):
             _encode_batch(images, names, journal, files, clip, options)
             bar.update(len(images.numbers) + len(images.broken))

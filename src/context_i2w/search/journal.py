@@ -13,17 +13,21 @@ from context_i2w.files import FileState, checksum, disk_errors, parse_json
 LINE = {"name": object, "state": [int], "sum?": int, "broken?": str}
 ROWS = "pending.f32"
 LINES = "pending.jsonl"
+PARTS = "pending-*.jsonl"
+COPIED = 1 << 14  # rows copied at once
 
 
 class Journal:
     """pending.f32 holds rows of `width` float32; pending.jsonl a line for each, and one for each broken file.
 
     A row counts once its line is whole and its checksum right; what a kill left beyond that is cut off on opening.
+    Of several processes each but the first writes a `part` of its own, pending-PART.*, which `absorb` takes over.
     """
 
-    def __init__(self, folder: Path, width: int):
+    def __init__(self, folder: Path, width: int, part: str = ""):
         self.folder = folder
         self.width = width
+        self._rows, self._lines = (folder / name.replace(".", f"-{part}." if part else ".") for name in (ROWS, LINES))
         self.rows: dict[str, tuple[FileState, int]] = {}  # name -> state, number of its row
         self.broken: dict[str, tuple[FileState, str]] = {}  # name -> state, reason
         self._count = 0
@@ -32,7 +36,7 @@ class Journal:
     def add(self, names: Sequence[str], states: Mapping[str, FileState], rows: np.ndarray) -> None:
         """Appends rows [b, E]."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
-        with disk_errors(self.folder / ROWS), open(self.folder / ROWS, "ab") as file:
+        with disk_errors(self._rows), open(self._rows, "ab") as file:
             file.write(rows.data)
         self._log([{"name": name, "state": states[name], "sum": checksum(row)} for name, row in zip(names, rows)])
         for name in names:
@@ -47,17 +51,30 @@ class Journal:
         """All rows so far, memory-mapped."""
         if not self._count:
             return np.empty((0, self.width), np.float32)
-        return np.memmap(self.folder / ROWS, np.float32, "r", shape=(self._count, self.width))
+        return np.memmap(self._rows, np.float32, "r", shape=(self._count, self.width))
 
     def delete(self) -> None:
-        for name in (ROWS, LINES):
-            (self.folder / name).unlink(missing_ok=True)
+        for path in (self._rows, self._lines):
+            path.unlink(missing_ok=True)
+
+    def absorb(self) -> None:
+        """Takes over the parts of processes that have ended, by a kill too."""
+        for path in sorted(self.folder.glob(PARTS)):
+            part = Journal(self.folder, self.width, path.stem.partition("-")[2])
+            names, rows = list(part.rows), part.array()
+            states = {name: state for name, (state, _) in part.rows.items()}
+            for start in range(0, len(names), COPIED):
+                some = names[start : start + COPIED]
+                self.add(some, states, rows[[part.rows[name][1] for name in some]])
+            if part.broken:
+                states = {name: state for name, (state, _) in part.broken.items()}
+                self.add_broken({name: reason for name, (_, reason) in part.broken.items()}, states)
+            part.delete()
 
     def _recover(self) -> None:
-        rows, lines = self.folder / ROWS, self.folder / LINES
-        stored = np.fromfile(rows, np.float32) if rows.is_file() else np.empty(0, np.float32)
-        stored = stored[: len(stored) // self.width * self.width].reshape(-1, self.width)
-        kept = 0
+        rows, lines = self._rows, self._lines
+        count, kept = rows.stat().st_size // (4 * self.width) if rows.is_file() else 0, 0
+        stored = np.memmap(rows, np.float32, "r", shape=(count, self.width)) if count else np.empty((0, self.width))
         for line in lines.read_bytes().splitlines(keepends=True) if lines.is_file() else []:
             entry = _whole(line)
             if entry is None or not ("broken" in entry or self._holds(stored, entry["sum"])):
@@ -69,6 +86,7 @@ class Journal:
             else:
                 self.rows[entry["name"]] = (state, self._count)
                 self._count += 1
+        del stored  # a mapped file is not cut off everywhere
         if lines.is_file():
             os.truncate(lines, kept)
         if rows.is_file():
@@ -79,7 +97,7 @@ class Journal:
         return self._count < len(stored) and checksum(stored[self._count]) == wanted
 
     def _log(self, entries: Sequence[dict]) -> None:
-        with disk_errors(self.folder / LINES), open(self.folder / LINES, "a", encoding="ascii") as file:
+        with disk_errors(self._lines), open(self._lines, "a", encoding="ascii") as file:
             file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
 

@@ -36,7 +36,8 @@ from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.model.prompts import Tokenizer
 from context_i2w.model.queries import parse_method
-from context_i2w.search.files import Files, Images, find_files
+from context_i2w.search.files import Files
+from context_i2w.search.galleries import Images, find_files
 from context_i2w.search.index import Index
 from context_i2w.search.indexing import bring_up_to_date, report_broken
 from context_i2w.search.pictures import Picture, PicturePreparation
@@ -119,7 +120,8 @@ class Retriever:
     ) -> Index:
         """The index over all images of a folder (and the folders in it), ready to search.
 
-        images: the folder; or a list of files and folders, or a text file with a path in each line. Features are kept
+        images: the folder; or a list of files and folders, a text file with a path in each line, WebDataset shards by
+        a pattern (`shards/{00000..00010}.tar`), or a folder of embeddings in parts (search/parts.py). Features are kept
         on disk and only new or changed files are encoded. Files that can't be read are named in `index.broken`.
         cache: where features are kept; default $CONTEXT_I2W_CACHE, else ~/.cache/context-i2w. Lists under one folder
         take turns in it: give each a cache of its own where several are in use.

@@ -3,7 +3,7 @@
 A store is a folder:
     index.json            names, states and broken files; which features file belongs to it
     features-ID.npy       [n, E] float32 unit rows in the order of names
-    pending.*             the journal of an update that has not finished; the next one takes its rows over
+    pending*              the journal of an update that has not finished; the next one takes its rows over
 index.json is replaced in one step once its features file is complete, so a reader never sees half an update. Both carry
 a checksum that is verified at each opening; a damaged store is named and made anew.
 """
@@ -28,7 +28,7 @@ from context_i2w.files import (
     read_json,
     write_text,
 )
-from context_i2w.search.journal import LINES, Journal
+from context_i2w.search.journal import COPIED, LINES, PARTS, Journal
 
 FORMAT = 1
 INDEX = {
@@ -40,7 +40,6 @@ INDEX = {
     "rows": [list],
     "broken": [list],
 }
-COPIED = 1 << 14  # rows copied at once
 
 
 @dataclass
@@ -59,6 +58,9 @@ class Store:
     def __init__(self, folder: Path, width: int):
         self.folder = folder
         self.width = width
+        self.read()
+
+    def read(self) -> None:
         self.contents = self._read()
 
     @property
@@ -77,13 +79,16 @@ class Store:
         """The journal to add rows to. Raises UserError if the store can't be written or is being updated elsewhere."""
         busy = f"{self.folder}: another process is updating this index; wait for it"
         with locked(self.folder / "lock", busy):
-            self.contents = self._read()
-            yield Journal(self.folder, self.width)
+            self.read()
+            journal = Journal(self.folder, self.width)
+            journal.absorb()
+            yield journal
 
     def is_complete(self, wanted: Mapping[str, FileState]) -> bool:
         """Whether the store is exactly `wanted` already, so that nothing has to be written."""
         broken = {name: state for name, (state, _) in self.contents.broken.items()}
-        return {**self.contents.rows, **broken} == dict(wanted) and not (self.folder / LINES).exists()
+        pending = [self.folder / LINES, *self.folder.glob(PARTS)]
+        return {**self.contents.rows, **broken} == dict(wanted) and not any(path.exists() for path in pending)
 
     def missing(self, wanted: Mapping[str, FileState], journal: Journal) -> list[str]:
         """Names that neither the store nor the journal knows in this state."""

@@ -1,0 +1,123 @@
+"""What processes that share the images gain: an evaluation like CIRR's, and an index, by one process and by several.
+
+    python scripts/measure/processes.py                                       # ViT-B/32, minutes
+    python scripts/measure/processes.py --scale 300 --images 20 --rounds 1    # something small
+
+Every process has one thread. The ways take turns; a way's seconds are those of its slowest process, from the moment
+that all have loaded the models to the end of the result. What several processes find is compared to the bit with
+what one finds. Prints one JSON object: medians of the seconds, and how many times faster several are.
+"""
+
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from context_i2w.command_line import Options, option, parse
+from context_i2w.errors import exit_on_user_error
+
+MODEL = "ViT-B-32"
+
+
+@dataclass(frozen=True)
+class ProcessesOptions(Options):
+    """What is measured."""
+
+    processes: int = option(2, "that share the work", at_least=2)
+    rounds: int = option(3, "times that each way runs", at_least=1)
+    scale: int = option(20, "the evaluation has 1 : SCALE of CIRR's images and queries", at_least=1)
+    images: int = option(200, "made-up JPEGs of 500 x 375 pixels in the index", at_least=1)
+    model: str = option(MODEL, "open_clip's model, with random weights")
+
+
+@exit_on_user_error
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    asked = parse(
+        ProcessesOptions, argv, prog="python scripts/measure/processes.py", description=__doc__.split("\n")[0]
+    )
+    from context_i2w.distributed import launch
+    from input import make_pairs
+
+    report: dict[str, Any] = {"model": asked.model, "processes": asked.processes, "rounds": asked.rounds}
+    folder = Path(tempfile.mkdtemp(prefix="measure-processes-"))
+    try:
+        make_pairs(folder, asked.images)
+        for name, work in (("evaluation", evaluation), ("index", index)):
+            seconds: dict[int, list[float]] = {1: [], asked.processes: []}
+            found = []
+            for number in range(asked.rounds):
+                for processes in seconds:
+                    took, result = launch(work, processes, asked, str(folder))
+                    print(f"round {number + 1}, {name}, {processes}: {took:.2f} s", file=sys.stderr, flush=True)
+                    seconds[processes].append(took)
+                    found.append(result)
+            assert all(result == found[0] for result in found), f"{name}: not equal to the bit"
+            medians = {processes: statistics.median(values) for processes, values in seconds.items()}
+            faster = medians[1] / medians[asked.processes]
+            report[name] = {
+                "seconds": {str(processes): round(value, 2) for processes, value in medians.items()},
+                "times_faster": round(faster, 3),
+            }
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps(report))
+    return report
+
+
+def evaluation(asked: ProcessesOptions, folder: str) -> tuple[float, Any]:
+    """Of one process: seconds, and what the first one finds."""
+    from benchmarking.evaluation import made_up
+    from context_i2w.distributed import joined
+    from context_i2w.evaluation.evaluate import evaluate
+    from context_i2w.evaluation.features import EncodingOptions
+    from context_i2w.model.mappers import ContextI2W
+
+    clip = random_clip(asked.model)
+    pictures = Path(folder) / "evaluation"
+    with joined("cpu") as process:
+        mapper = ContextI2W(clip.sizes).eval()
+        process.by_first(lambda: pictures.mkdir(exist_ok=True))
+        benchmark = made_up("cirr", asked.scale, pictures)
+        process.everyone(None)  # has loaded
+        started = time.perf_counter()
+        result = evaluate(benchmark, clip, {"composed": mapper}, EncodingOptions(16, 0, process=process))
+        took = max(process.everyone(time.perf_counter() - started))
+    rows = {row: {name: float(value) for name, value in of.items()} for row, of in result.metrics.get("0", {}).items()}
+    return took, (rows, {key: top.tolist() for key, top in result.tops.items()})
+
+
+def index(asked: ProcessesOptions, folder: str) -> tuple[float, Any]:
+    """Of one process: seconds, and the index."""
+    from context_i2w import Retriever
+    from context_i2w.distributed import joined
+    from context_i2w.evaluation.features import EncodingOptions
+
+    retriever = Retriever(random_clip(asked.model), None)
+    with joined("cpu") as process:
+        cache = process.by_first(lambda: tempfile.mkdtemp(dir=folder))
+        process.everyone(None)  # has loaded
+        started = time.perf_counter()
+        made = retriever.index(Path(folder) / "images", cache, EncodingOptions(16, 0, process=process))
+        took = max(process.everyone(time.perf_counter() - started))
+    return took, (made.names, made.features.tobytes())
+
+
+def random_clip(model: str) -> Any:
+    import open_clip
+    import torch
+
+    from context_i2w.model.clip import FrozenCLIP
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return FrozenCLIP(open_clip.create_model(model), model)
+
+
+if __name__ == "__main__":
+    main()
