@@ -19,6 +19,10 @@ class UserError(Exception):
     """Wrong input, said in one clear line: the file, the value, the remedy."""
 
 
+class MissingExtra(UserError, ImportError):
+    """A package that comes with an extra is not installed."""
+
+
 def one_line(error: Exception, most: int = 1000) -> str:
     """An error's message without line breaks, cut in the middle when long: its end is the remedy."""
     text = str(error)
@@ -37,12 +41,12 @@ def as_typed(text: str) -> str:
 
 @contextlib.contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Around imports of what only `pip install "context-i2w[name]"` brings. Raises UserError where it is missing."""
+    """Around imports of what only `pip install "context-i2w[name]"` brings. Raises MissingExtra where it is not there."""
     try:
         yield
     except ModuleNotFoundError as error:
         remedy = f'`pip install "context-i2w[{name}]"`, in a clone `pip install -e ".[{name}]"`'
-        raise UserError(f"{error.name} is not installed; the extra {name!r} brings it: {remedy}") from None
+        raise MissingExtra(f"{error.name} is not installed; the extra {name!r} brings it: {remedy}") from None
 
 
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:

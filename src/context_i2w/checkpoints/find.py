@@ -10,7 +10,7 @@ from context_i2w.errors import UserError
 from context_i2w.model.clip_weights import TOY_FOLDER
 
 LAST = "last.pt"  # of a run: logs/RUN/checkpoints/last.pt
-_SHIPPED = re.compile(r"(?:checkpoints/)?toy(?:/([\w.-]+))?")  # a folder of the repository at first
+_SHIPPED = re.compile(r"(?:checkpoints/)?toy(?:/([\w.-]+))?")  # checkpoints/toy is a link of the repository
 _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?<!\.pt)")
 
 
@@ -23,6 +23,8 @@ def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Chec
     path = Path(source)
     if not os.path.exists(path) and (match := _SHIPPED.fullmatch(path.as_posix())):
         path = _shipped(match[1])
+    elif os.path.isdir(path) and os.path.samefile(path, TOY_FOLDER):
+        path = _shipped(None)
     if os.path.isfile(path):
         return read_checkpoint(path, trust_code)
     if is_pretrained_folder(path) or (not os.path.isdir(path) and _HUB_NAME.fullmatch(str(path))):
