@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_writable(asked.output / "methods.json", "--output")
     if "cirr_test" in asked.benchmarks:
         raise UserError("--benchmarks cirr_test: has no answers to choose by; take cirr")
-    sources = [Path(source) for source in asked.resume or shipped_checkpoints()]
+    sources = [Path(source) for source in asked.resume or shipped_checkpoints(published=True)]
     models = load_models(sources, asked.model, asked.pretrained, choose_device(None, asked.device))
     root = TOY_ROOT / "dev" if models.clip.name == TOY_MODEL and not asked.data_root else None
     chosen_root = choose_data_root(asked.data_root, models.clip)  # draws the toy world if it is not there

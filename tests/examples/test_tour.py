@@ -14,5 +14,5 @@ def test_tour(capsys, monkeypatch):
     for number, cell in enumerate(cells):
         exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
     printed = {word for line in capsys.readouterr().out.splitlines() for word in line.split()[:1]}
-    assert {"image+text", "composed", "blended:0.8:0.6"} <= printed
+    assert {"image+text", "composed", "blended:0.7:0.65"} <= printed
     assert len(names["hits"]) == 6

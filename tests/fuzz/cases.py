@@ -342,7 +342,7 @@ def preparation(world: World, rng: random.Random, folder: Path) -> Case:
 def grid(world: World, rng: random.Random, folder: Path) -> Case:
     """A grid whose runs can't begin: its reading alone is tried."""
     victim = folder / "grid.toml"
-    data = (forked.ROOT / "scripts/grids/toy.toml").read_bytes()
+    data = (forked.ROOT / "scripts/grids/queries.toml").read_bytes()
     lines = data.decode().splitlines()
     place = rng.randrange(len(lines))
     lines[place : place + 1] = rng.choice(

@@ -26,7 +26,7 @@ Keys that may be left out: options, choose, compare, note (said under the tables
 without touching the test queries), data = {dev = "…", test = "…"} (data roots, the toy world's by default),
 tasks = ["imgnet", "coco", "cirr", "fashion"] and
 
-    methods = ["image+text", "slerp:0.65", "composed", "blended:0.8:0.6"]
+    methods = ["image+text", "slerp:0.65", "composed", "blended:0.7:0.65"]
 
 the methods of a query (model/queries.py) that every run is scored with. Each makes a line of the tables, called ROW for
 `composed`, ROW METHOD for the others, METHOD where it needs no mapper; `full` and `compare` name lines.

@@ -41,15 +41,19 @@ def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Chec
     return read_checkpoint(files[0], trust_code)
 
 
-def shipped_checkpoints() -> list[Path]:
-    """The toy world's mappers that come with the package, a folder each, Context-I2W first."""
+def shipped_checkpoints(published: bool = False) -> list[Path]:
+    """The toy world's mappers that come with the package, a folder each, Context-I2W first.
+
+    published: also those that were trained on the published text, not by the recommended recipe.
+    """
     folders = [path.parent for path in TOY_FOLDER.glob(f"*/{WEIGHTS}")]
+    folders = [path for path in folders if published or not path.name.endswith("-published")]
     return sorted(folders, key=lambda path: ("context" not in path.name, path.name))
 
 
 def _shipped(name: str | None) -> Path:
     """The folder of the mapper of that name, or the first. Raises UserError if there is none."""
-    folders = {folder.name: folder for folder in shipped_checkpoints()}
+    folders = {folder.name: folder for folder in shipped_checkpoints(published=True)}
     if name and name not in folders:
         known = ", ".join(f"toy/{name}" for name in folders)
         raise UserError(f"toy/{name}: no mapper of the toy world; there are {known}")

@@ -1,7 +1,7 @@
 """One benchmark, all rows: features to queries to rankings to metrics.
 
 A row is a method of a query (model/queries.py) under one mapper: `image`, `text`, `image*text`, `composed`,
-`blended:0.8:0.6`; with several mappers `NAME METHOD`. Methods without a mapper have one row.
+`blended:0.7:0.65`; with several mappers `NAME METHOD`. Methods without a mapper have one row.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _TENTHS = [number / 10 for number in range(1, 10)]
 FAMILIES = {
     "anchored": _names("anchored:{}", [number / 20 for number in range(1, 11)]),
     "blended": _names("blended:{}", _TENTHS),
-    "blended by slerp": _names("blended:{}:{}", _TENTHS[1:], (0.6, 0.7, 0.8)),
+    "blended by slerp": _names("blended:{}:{}", _TENTHS[1:], (0.6, 0.65, 0.7, 0.8)),
     "pdv": _names("pdv:{}:{}:{}", (0.6, 0.7, 0.8, 0.9), (1, 1.4), (1, 1.2)),
     "pdv plain": _names("pdv:{}:{}:{}:plain", (0.6, 0.7, 0.8, 0.9), (1, 1.4), (1, 1.2)),
     "slerp": _names("slerp:{}", [number / 20 for number in range(10, 20)]),

@@ -186,7 +186,7 @@ _FORMS = {
 }
 FORMS = tuple(form.shown for form in _FORMS.values())
 # Chosen on the toy world's dev set by scripts/sweep.py (docs/evaluation.md says how).
-DEFAULTS = {"anchored": "anchored:0.3", "blended": "blended:0.8:0.6", "pdv": "pdv:0.7:1:1", "slerp": "slerp:0.65"}
+DEFAULTS = {"anchored": "anchored:0.2", "blended": "blended:0.7:0.65", "pdv": "pdv:0.7:1:1", "slerp": "slerp:0.65"}
 RECOMMENDED = DEFAULTS["blended"]
 DEFAULT_METHODS = ("image", "text", "image+text", "composed", RECOMMENDED)
 PLAIN_METHODS = ("image", "text", "image+text", "slerp")  # of CLIP without a mapper

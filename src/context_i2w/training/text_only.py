@@ -44,8 +44,9 @@ class TextOnly(Objective):
     toy_recipe: ClassVar[dict[str, Any]] = {
         "lr": 1e-3,
         "steps": None,
-        "epochs": 40,
+        "epochs": 4,
         "batch_size": 256,
+        "training_text": "published",
         "objective_option": {"parser": "rules"},
     }
     reads_images = False

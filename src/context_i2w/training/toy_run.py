@@ -33,9 +33,9 @@ TASKS = {
 METHODS = (*DEFAULT_METHODS[:3], DEFAULTS["slerp"], *DEFAULT_METHODS[3:])  # what needs no mapper comes first
 QUERIES = (
     "The published query is the composed text alone; the recommended one mixes it with the reference image and the "
-    "description by weights chosen on other queries (docs/evidence.md), at no further pass through CLIP's vision "
-    "tower. Rows without a mapper need no training: where one is above the published query, the mapper alone is not "
-    "enough."
+    "description, by weights chosen on other queries (docs/evidence.md) and without a further pass through CLIP's "
+    "vision tower. The rows above them need no training: where one is above the published query, the mapper alone is "
+    "not enough."
 )
 HONESTY = (
     "The toy world is drawn by a program and its CLIP is tiny. These numbers show that the code works from images on "
@@ -100,7 +100,12 @@ def write_report(folder: Path, results: Mapping[str, Result]) -> str:
     config = json.loads((folder / "config.json").read_text())
     mapper = config["mapper"]
     tables = [_task_table(task, result, _title(mapper)) for task, result in results.items()]
-    parts = [f"# {folder.name}", HONESTY, QUERIES, f"Trained with `{config['command']}`, {steps[-1]} steps."]
+    parts = [
+        f"# {folder.name}",
+        HONESTY,
+        QUERIES,
+        f"Trained with `{config['command']}`, {steps[-1]} steps, on {config['about']['text']} text.",
+    ]
     parts += ["## Loss", f"![training and validation loss](loss.png)\n\nLast step: {losses[-1]:.4f}."]
     for (task, result), table in zip(results.items(), tables, strict=True):
         picture = f"{task}.png"
