@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 torch.set_num_threads(1)
 # A process started from one that has imported everything begins at once; from nothing it takes ten seconds.
-multiprocessing.set_forkserver_preload(["context_i2w.training.run"])
+multiprocessing.set_forkserver_preload(["context_i2w.training.run", "torch.utils.tensorboard"])
 distributed.START = "forkserver"
 settings.register_profile("quick", deadline=None)  # a shared machine is slow at times
 settings.load_profile("quick")

@@ -49,9 +49,8 @@ class Probe:
 
     def images(self, scenes: list[Scene]) -> Tensor:
         """Unit-length embeddings [scenes, E]."""
-        pixels = torch.from_numpy(draw_arrays(scenes)).permute(0, 3, 1, 2).float() / 255
-        mean, std = (torch.tensor(v)[:, None, None] for v in (self.clip.image_mean, self.clip.image_std))
-        batches = tqdm(((pixels - mean) / std).split(BATCH), desc="encoding", leave=False)
+        pixels = torch.from_numpy(draw_arrays(scenes)).permute(0, 3, 1, 2)
+        batches = tqdm(pixels.split(BATCH), desc="encoding", leave=False)
         return F.normalize(torch.cat([self.clip.encode_image(batch).embedding for batch in batches]), dim=-1)
 
     def accuracy(self, images: Tensor, truth: list[str], bank: str, values: tuple[str, ...], place: int) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from context_i2w.model.images import normalised
 from context_i2w.model.prompts import Tokenizer, mark_placeholders
 from context_i2w.toy_world.captions import make_caption, make_masked_pair
 from context_i2w.toy_world.prompt_bank import Bank, banks
@@ -102,9 +103,7 @@ def trimmed(rows: Tensor) -> Tensor:
 
 def prepared(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """Normalised images [B, 3, S, S] of uint8 [B, S, S, 3]; half the batches mirrored, all shifted a little."""
-    images = pixels.permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-    images = (images - mean) / std
+    images = normalised(pixels.permute(0, 3, 1, 2), OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
     if rng.random() < 0.5:
         images = images.flip(-1)
     size, (dy, dx) = images.shape[-1], rng.integers(0, 5, 2)

@@ -41,7 +41,7 @@ def as_typed(text: str) -> str:
 
 @contextlib.contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Around imports of what only `pip install "context-i2w[name]"` brings. Raises MissingExtra where it is not there."""
+    """Around imports of what only `pip install "context-i2w[name]"` brings. Raises MissingExtra where it is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

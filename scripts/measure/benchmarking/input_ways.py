@@ -13,17 +13,17 @@ from tqdm import tqdm
 from webdataset import TarWriter
 
 from context_i2w.data.augmentation import TrainPreparation
-from context_i2w.data.batches import ListSource
+from context_i2w.data.batches import ListSource, PairSource
 from context_i2w.data.packed_strings import Strings
 from context_i2w.data.pairs import ImagePairs, PairList
 from context_i2w.data.reading import batched, read
 from context_i2w.data.shards import ShardSource
 from context_i2w.distributed import Process
 from context_i2w.model.fast_images import FastPreparation
+from context_i2w.model.identity import clip_transform
 from context_i2w.model.images import Preparation, open_image
 from context_i2w.model.prompts import Tokenizer
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SHARD = 500  # samples
 
 
@@ -41,29 +41,23 @@ class PlainDecoding(Dataset):
 
 def make_ways(pairs: PairList, shards: Path, args) -> dict[str, Callable[[int], int]]:
     """Each way as a function of the round's number that reads everything once and returns how many images it read."""
-    tokenizer = Tokenizer()
-    fast, exact = (kind(args.image_size, CLIP_MEAN, CLIP_STD) for kind in (FastPreparation, Preparation))
-    from_list, from_list_exactly = (
-        ListSource(
-            ImagePairs(pairs, preparation, True, 0, tokenizer.context_length),
-            len(pairs),
-            args.batch_size,
-            0,
-            Process(),
-            args.workers,
-        )
-        for preparation in (fast, exact)
-    )
-    prepare = TrainPreparation(fast, True)
-    from_shards = ShardSource(
-        str(shards), "masked_title", prepare, tokenizer, args.batch_size, 0, Process(), args.workers
-    )
+    tokenizer, transform = Tokenizer(), clip_transform(args.image_size)
+    fast, exact = FastPreparation(*transform), Preparation(*transform)
+    common = (args.batch_size, 0, Process(), args.workers)  # batch size, seed, process, workers
+
+    def listed(preparation: Preparation) -> ListSource:
+        return ListSource(ImagePairs(pairs, preparation, True, 0, tokenizer.context_length), len(pairs), *common)
+
+    def counted(source: PairSource) -> Callable[[int], int]:
+        return lambda epoch: sum(batch.size for batch in source.epoch(epoch))
+
+    sharded = ShardSource(str(shards), "masked_title", TrainPreparation(fast, True), tokenizer, *common)
     batches = batched(range(len(pairs)), args.batch_size)
     return {
         "plain": lambda _: sum(read(PlainDecoding(pairs.images), args.workers, sampler=batches)),
-        "list": lambda epoch: sum(batch.size for batch in from_list.epoch(epoch)),
-        "shards": lambda epoch: sum(batch.size for batch in from_shards.epoch(epoch)),
-        "list_exact": lambda epoch: sum(batch.size for batch in from_list_exactly.epoch(epoch)),
+        "list": counted(listed(fast)),
+        "shards": counted(sharded),
+        "list_exact": counted(listed(exact)),
     }
 
 
