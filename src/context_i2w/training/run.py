@@ -33,7 +33,7 @@ from context_i2w.training.objective import TRAINING_PROMPT, Objective
 from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings, as_config
 from context_i2w.training.periodic_evaluation import PeriodicEvaluation
 from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
-from context_i2w.training.trainer import Stopwatch, Trainer
+from context_i2w.training.trainer import Trainer
 
 
 def train(settings: RunSettings, command: str | None = None) -> Path | None:
@@ -90,12 +90,12 @@ class _Run:
             self.trainer.restore(resumed.content["training"])
         self.folder = self._make_folder(resumed) if process.is_first else None
         self.path = gather_objects(self.folder and self.folder.path)[0]
-        self.last_save, self.watch = time.monotonic(), Stopwatch()
+        self.last_save = time.monotonic()
+        self.last_log = (self.trainer.state.step, time.perf_counter())
 
     def on_step(self, stop: StopSignal, bar: tqdm, loss: Tensor | None) -> bool:
         """Logs, and saves if it is time to; returns whether to stop."""
         trainer, step = self.trainer, self.trainer.state.step
-        self.watch.add(trainer.global_batch)
         bar.update()
         if step % self.settings.folder.log_every == 0 or step == trainer.total_steps:
             self._log(bar, loss)
@@ -163,7 +163,8 @@ class _Run:
         return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True, **hidden)
 
     def _log(self, bar: tqdm, loss: Tensor | None) -> None:
-        rate = self.watch.read()
+        (step, since), self.last_log = self.last_log, (self.trainer.state.step, time.perf_counter())
+        rate = (self.last_log[0] - step) * self.trainer.global_batch / (self.last_log[1] - since)
         if loss is None:  # every pair of the batch was broken
             return
         value = self._checked(loss)

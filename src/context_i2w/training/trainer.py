@@ -1,7 +1,6 @@
 """Training: one update of a mapper under its objective, epochs, the place in the run that is saved and resumed."""
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -287,19 +286,3 @@ def _rows(batch: Batch, rows: slice) -> Batch:
         return part[rows] if isinstance(part, Tensor) else part
 
     return Batch(*map(take, batch))
-
-
-class Stopwatch:
-    """Samples per second since the last reading."""
-
-    def __init__(self):
-        self.samples, self.since = 0, time.perf_counter()
-
-    def add(self, samples: int) -> None:
-        self.samples += samples
-
-    def read(self) -> float:
-        now = time.perf_counter()
-        rate = self.samples / max(now - self.since, 1e-9)
-        self.samples, self.since = 0, now
-        return rate
