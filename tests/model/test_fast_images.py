@@ -48,6 +48,8 @@ def test_a_jpeg_differs_by_a_grey_level_at_most(width, height, seed, mode, progr
     box = (height // 5, width // 7, height - height // 5, width - width // 7)
     exact, fast = (way.normalised(way.resized_part(way.open("name", content), box)) for way in (EXACT, FAST))
     assert ((exact - fast).abs() * 0.5 * 255).max() < 1.01
+    part = FAST.resized_part(FAST.open("name", content), box)
+    assert part.permute(1, 2, 0).is_contiguous()  # nothing turns it about on its way into a batch
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("RGB", "PNG"), ("P", "PNG"), ("RGBA", "WEBP")])
