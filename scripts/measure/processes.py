@@ -8,6 +8,7 @@ that all have loaded the models to the end of the result. What several processes
 what one finds. Prints one JSON object: medians of the seconds, and how many times faster several are.
 """
 
+import hashlib
 import json
 import shutil
 import statistics
@@ -41,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     asked = parse(
         ProcessesOptions, argv, prog="python scripts/measure/processes.py", description=__doc__.split("\n")[0]
     )
+    from benchmarking.input_ways import make_pairs
     from context_i2w.distributed import launch
-    from input import make_pairs
 
     report: dict[str, Any] = {"model": asked.model, "processes": asked.processes, "rounds": asked.rounds}
     folder = Path(tempfile.mkdtemp(prefix="measure-processes-"))
@@ -70,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return report
 
 
-def evaluation(asked: ProcessesOptions, folder: str) -> tuple[float, Any]:
-    """Of one process: seconds, and what the first one finds."""
+def evaluation(asked: ProcessesOptions, folder: str) -> tuple[float, str]:
+    """Of one process: seconds, and a digest of what the first one finds."""
     from benchmarking.evaluation import made_up
     from context_i2w.distributed import joined
     from context_i2w.evaluation.evaluate import evaluate
@@ -89,11 +90,11 @@ def evaluation(asked: ProcessesOptions, folder: str) -> tuple[float, Any]:
         result = evaluate(benchmark, clip, {"composed": mapper}, EncodingOptions(16, 0, process=process))
         took = max(process.everyone(time.perf_counter() - started))
     rows = {row: {name: float(value) for name, value in of.items()} for row, of in result.metrics.get("0", {}).items()}
-    return took, (rows, {key: top.tolist() for key, top in result.tops.items()})
+    return took, digest((rows, {key: top.tolist() for key, top in result.tops.items()}))
 
 
-def index(asked: ProcessesOptions, folder: str) -> tuple[float, Any]:
-    """Of one process: seconds, and the index."""
+def index(asked: ProcessesOptions, folder: str) -> tuple[float, str]:
+    """Of one process: seconds, and a digest of the index."""
     from context_i2w import Retriever
     from context_i2w.distributed import joined
     from context_i2w.evaluation.features import EncodingOptions
@@ -105,7 +106,11 @@ def index(asked: ProcessesOptions, folder: str) -> tuple[float, Any]:
         started = time.perf_counter()
         made = retriever.index(Path(folder) / "images", cache, EncodingOptions(16, 0, process=process))
         took = max(process.everyone(time.perf_counter() - started))
-    return took, (made.names, made.features.tobytes())
+    return took, digest((made.names, made.features.tobytes()))
+
+
+def digest(found: Any) -> str:
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def random_clip(model: str) -> Any:

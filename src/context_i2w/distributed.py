@@ -154,7 +154,7 @@ def barrier() -> None:
 
 
 def launch(run: Callable[..., Any], processes: int, *args) -> Any:
-    """Runs `run(*args)` in so many processes of this machine and returns what the first of them returns.
+    """Runs `run(*args)` in so many processes of this machine and returns what the first of them returns, if small.
 
     A process that fails ends the others, and its error is raised here, a UserError as such. SIGINT and SIGTERM are
     passed on, for the processes to end by themselves; None is returned if they had not begun yet.
