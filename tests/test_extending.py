@@ -17,10 +17,10 @@ import eval_retrieval
 import main
 import share_mapper
 from context_i2w.checkpoints.files import read_checkpoint
-from context_i2w.demo.engine import Engine
 from context_i2w.demo.options import parse_demo
-from context_i2w.demo.run import load, make_index
+from context_i2w.demo.run import prepared
 from context_i2w.demo.server import Demo, serve
+from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST
 
@@ -135,8 +135,7 @@ def test_it_answers_behind_the_pages_server_with_consent(here, shared, nothing_t
     assert "would be imported" in error
     assert error.count("\n") == 1
     settings = parse_demo([*words, "--trust-code"], "")
-    retrievers = load(settings)
-    engine = Engine(make_index(settings, next(iter(retrievers.values()))), retrievers)
+    engine = prepared(settings, Process())
     server = serve(Demo(engine, []), port=0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     name, description = engine.index.names[0], "a photo of [*] at night"
