@@ -45,7 +45,7 @@ class Process:
         """This process's part of the items: every one of them is in one process's part."""
         return items[self.rank :: self.world]
 
-    def complete(self, rows: Tensor, own: Sequence[int]) -> None:
+    def complete(self, rows: Tensor, own: Sequence[int] | Tensor) -> None:
         """Fills the rows [n, ...] that other processes have with theirs; `own`: the numbers of those that are ours."""
         if self.world > 1:
             numbers = torch.as_tensor(own, dtype=torch.long, device=rows.device)
@@ -67,9 +67,9 @@ class Process:
             except UserError as error:
                 told = [(None, UserError(str(error)))]
         dist.broadcast_object_list(told, 0)
-        result, error = told[0]
-        if error:
-            raise error
+        result, failure = told[0]
+        if failure:
+            raise failure
         return result
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from context_i2w.data.reading import Images, batched, read_images
 from context_i2w.evaluation.features import EncodingOptions, precision_of
+from context_i2w.files import FileState
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.images import as_bytes, as_image
 from context_i2w.search.files import Files
@@ -41,8 +43,8 @@ def bring_up_to_date(
         own = journal if process.is_first else Journal(store.folder, store.width, str(process.rank))
         if missing and not isinstance(files, PartFiles):
             _encode(replace(files, states=missing), own, clip, options, thumbnails)
-        elif missing and process.is_first:
-            _copy(replace(files, states=missing), journal, clip)
+        elif missing and isinstance(files, PartFiles) and process.is_first:
+            _copy(files, missing, journal, clip)
         process.everyone(None)  # is there
         if process.is_first:
             journal.absorb()
@@ -65,10 +67,10 @@ def report_broken(store: Store, files: Files) -> None:
         print(f"{root}: {len(broken)} files left out, they can't be read as images: {shown}{more}", file=sys.stderr)
 
 
-def _copy(files: PartFiles, journal: Journal, clip: FrozenCLIP) -> None:
+def _copy(files: PartFiles, missing: Mapping[str, FileState], journal: Journal, clip: FrozenCLIP) -> None:
     for names, rows in files.rows(clip):
-        here = [number for number, name in enumerate(names) if name in files.states]
-        journal.add([names[number] for number in here], files.states, rows[here])
+        here = [number for number, name in enumerate(names) if name in missing]
+        journal.add([names[number] for number in here], missing, rows[here])
 
 
 def _encode(

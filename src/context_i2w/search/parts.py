@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, file_state, shown
+from context_i2w.files import FileState, atomic_path, file_state, shown
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.search.files import Files
 
@@ -73,7 +73,9 @@ def is_parts(folder: Path) -> bool:
 
 def files_of_parts(folder: Path) -> PartFiles:
     """Raises UserError for parts that are damaged or do not go together."""
-    parts, states, clips = [], {}, set()
+    parts: list[tuple[Path, tuple[str, ...]]] = []
+    states: dict[str, FileState] = {}
+    clips: set[bytes | None] = set()
     for path in sorted((folder / EMBEDDINGS).glob("*.npy")):
         metadata = folder / METADATA / path.with_suffix(".parquet").name.replace(EMBEDDINGS, METADATA)
         names, about = _read_names(metadata)
@@ -87,7 +89,7 @@ def files_of_parts(folder: Path) -> PartFiles:
         reason = f"embeddings by {len(clips)} CLIPs; keep those of one" if states else f"no embeddings in {EMBEDDINGS}/"
         raise UserError(f"{folder}: {reason}")
     [clip] = clips
-    return PartFiles(folder, states, str(folder), parts=tuple(parts), clip=clip and clip.decode())
+    return PartFiles(folder, states, str(folder), parts=tuple(parts), clip=None if clip is None else clip.decode())
 
 
 def _read_names(path: Path) -> tuple[tuple[str, ...], dict[bytes, bytes]]:
