@@ -16,6 +16,9 @@ from context_i2w.errors import UserError, extra
 from context_i2w.files import atomic_path, locked, write_text
 from context_i2w.training.options import CONFIG
 
+with extra("train"):  # said here, before any work
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class RunFolder:
     """`logs/<run>/` with config.json, metrics.jsonl, TensorBoard's events and checkpoints/."""
@@ -24,9 +27,7 @@ class RunFolder:
         self, path: Path, config: Mapping[str, Any], resumed_step: int | None, wandb: str | None = None, room: int = 0
     ):
         """config: written to config.json; resumed_step: None for a new run; wandb: project of Weights & Biases; room:
-        bytes that the disk must have left. Raises UserError where TensorBoard is not installed."""
-        with extra("train"):
-            from torch.utils.tensorboard import SummaryWriter
+        bytes that the disk must have left."""
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
