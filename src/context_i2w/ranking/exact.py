@@ -30,6 +30,8 @@ from context_i2w.ranking.similarity import (
 QUERIES = 256  # at once: enough for a matrix product at full speed
 CACHED = 1 << 22  # bytes of similarities at once on a CPU, so that they stay in its cache
 HIGHEST = torch.iinfo(torch.int64).max
+LEAST = torch.finfo(torch.float32).min  # above what is removed
+HELD = 4  # times as many images as asked for, before exact scores decide between them
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,24 @@ class Ranking:
         return torch.cat(parts) if parts else torch.empty(0, 0, dtype=torch.int64)
 
     def _top_all(self, chunk: slice, count: int) -> torch.Tensor:
+        """Keys are of rough scores as long as few images are held, of exact ones whenever they are many, and last."""
         queries = self._features.queries[chunk]
-        best = torch.full((len(queries), count), LOWEST, device=queries.device)
+        held = torch.full((len(queries), count), LOWEST, device=queries.device)
         for start, rows in self._rough(chunk):
-            row, column = _promising(rows, value_of(best[:, -1]), self._slack, count)
-            found = padded(row, self._keys(chunk, row, column, start, rows), len(best))
-            best = torch.cat([best, found], dim=1).topk(count, dim=1).values
+            row, column = _promising(rows, value_of(held[:, count - 1]), 2 * self._slack, count)
+            found = padded(row, sort_keys(rows[row, column], column + start), len(held))
+            held = torch.cat([held, found], dim=1).sort(dim=1, descending=True).values
+            if held.shape[1] > HELD * count:
+                held = self._exact_best(chunk, held, count)
+        best = self._exact_best(chunk, held, count)
         return torch.where(value_of(best) > REMOVED, index_of(best), -1)
+
+    def _exact_best(self, chunk: slice, held: torch.Tensor, count: int) -> torch.Tensor:
+        """Exact keys [q, count] of the best of images that are held by descending keys [q, n >= count]."""
+        values = value_of(held)
+        row, place = (values >= (values[:, count - 1, None] - 2 * self._slack).clamp(min=LEAST)).nonzero(as_tuple=True)
+        keys = self._keys(chunk, row, index_of(held[row, place]), known=values[row, place])
+        return pad(padded(row, keys, len(held)), (0, count), value=LOWEST).topk(count, dim=1).values
 
     def _ahead_all(self, chunk: slice, targets: torch.Tensor) -> torch.Tensor:
         """How many gallery images come before each target."""
@@ -103,7 +116,7 @@ class Ranking:
         low[value == REMOVED] = torch.inf  # all that remain are above, none is near
         for start, rows in self._rough(chunk):
             row, column = places((rows >= low).logical_and_(rows <= high))
-            before = self._keys(chunk, row, column, start, rows) > target_keys[row]
+            before = self._keys(chunk, row, column + start, rows[row, column]) > target_keys[row]
             ahead += torch.bincount(row[before], minlength=len(ahead))
             ahead += rows.gt_(high).sum(1).long()  # ones in float32 add up faster than booleans, exactly up to 2²⁴
         return ahead
@@ -136,7 +149,8 @@ class Ranking:
             near = low != high
             yield low.masked_fill_(near, 0)
             row, column = places(near)
-            yield torch.searchsorted(wanted, padded(row, self._keys(chunk, row, column, start, rows), len(wanted)))
+            keys = self._keys(chunk, row, column + start, rows[row, column])
+            yield torch.searchsorted(wanted, padded(row, keys, len(wanted)))
 
     def _top_among(self, chunk: slice, count: int) -> torch.Tensor:
         row, column = self._candidates_of(chunk)
@@ -169,12 +183,9 @@ class Ranking:
         chunk: slice,
         row: torch.Tensor,
         column: torch.Tensor,
-        start: int = 0,
-        rough: torch.Tensor | None = None,
+        known: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Sort keys [n] of the exact scores of (query of the chunk, image `start` + column of the rough piece)."""
-        known = None if rough is None else rough[row, column]
-        column = column + start
+        """Sort keys [n] of the exact scores of (query of the chunk, image); known: their rough scores."""
         values = self._scores.exact(chunk, row, column, known)
         if self.excluded is not None:
             values[column == self.excluded[chunk].to(column.device)[row]] = REMOVED
