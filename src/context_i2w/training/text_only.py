@@ -42,9 +42,9 @@ class TextOnly(Objective):
         "eps": 1e-8, "steps": 20_000, "batch_size": 512,
     }  # fmt: skip
     toy_recipe: ClassVar[dict[str, Any]] = {
-        "lr": 1e-3,
+        "lr": 3e-3,
         "steps": None,
-        "epochs": 4,
+        "epochs": 2,
         "batch_size": 256,
         "training_text": "published",
         "objective_option": {"parser": "rules"},
