@@ -373,11 +373,13 @@ def test_shards(tmp_path):
     sizes = {"00001_stats.json": '{"successes": 5}', "_info.json": '{"splits": {}}'}
     for name, content in sizes.items():
         (tmp_path / "in" / name).write_text(content)
+    (tmp_path / "in" / "sizes.json").write_bytes(b"\xa4")  # for training to refuse
     shards = masking_shards.find_shards([str(tmp_path / "in" / "{00000..00001}.tar")])
     assert shards == masking_shards.find_shards([str(tmp_path / "in")])
     summary = masking_shards.mask_shards(shards, tmp_path / "out", RuleParser(), "subject")
     assert (summary.captions, summary.masked, summary.without_caption) == (6, 6, 4)
     assert {name: (tmp_path / "out" / name).read_text() for name in sizes} == sizes
+    assert (tmp_path / "out" / "sizes.json").read_bytes() == b"\xa4"
     result = read_shard(tmp_path / "out" / "00001.tar")
     fields = {name: json.loads(content) for name, content in result if name[-4:] == "json" and name[:3] != "002"}
     assert fields == {

@@ -71,7 +71,8 @@ def mask_shards(
     if any(shard.resolve().parent == output.resolve() for shard in shards):
         raise UserError(f"--output {output} is the folder of the shards themselves; name another")
     for source in dict.fromkeys(path for shard in shards for path in files_of_sizes(shard)):
-        write_text(output / source.name, source.read_text(encoding="utf-8"))  # masking leaves no sample out
+        with atomic_path(output / source.name) as temporary:
+            temporary.write_bytes(source.read_bytes())  # masking leaves no sample out
     work = {"parser": parser.name, "policy": policy, "field": masked_field}
     total = Summary()
     for shard in progress(shards):
