@@ -1,5 +1,6 @@
 """Broken variants of good files, drawn from a `random.Random`."""
 
+import copy
 import io
 import json
 import os
@@ -29,14 +30,14 @@ def odd_tree(value: Any, rng: random.Random, odd: list = ODD) -> Any:
     """A tree with one or a few nodes replaced, dropped or doubled, in place."""
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         if not (found := places(value)):
-            return rng.choice(odd)
+            return copy.deepcopy(rng.choice(odd))
         *way, last = rng.choice(found)
         holder = value
         for step in way:
             holder = holder[step]
         kind = rng.random()
         if kind < 0.65:
-            holder[last] = rng.choice(odd)
+            holder[last] = copy.deepcopy(rng.choice(odd))  # or a later case would find it changed, a list within itself
         elif kind < 0.85 or isinstance(holder, dict):
             del holder[last]
         else:
