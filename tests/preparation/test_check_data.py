@@ -93,6 +93,31 @@ def test_cc3m_step_by_step(tmp_path):
     (images / "train" / "00000.tar").write_bytes(b"")
     listed.unlink()
     assert train().next == f"python scripts/mask_captions.py {images / 'train'} --output {images / 'train'}_masked"
+    (images / "train_masked").mkdir()
+    (images / "train_masked" / "00000.tar").write_bytes(b"")
+    assert train().state == data_check.COMPLETE
+    assert (
+        train().next == f"python src/main.py --train-data={images / 'train_masked'} --model ViT-L/14 (docs/training.md)"
+    )
+    (images / "train" / "00001.tar").write_bytes(b"")
+    assert train().state == data_check.INCOMPLETE
+    assert train().next.startswith("python scripts/mask_captions.py")
+
+
+def test_ready_made_shards_of_cc3m_need_no_links(tmp_path):
+    for folder in ("wds", "train_masked", "val_masked"):
+        (tmp_path / folder).mkdir()
+    for folder, name in (
+        ("train_masked", "train-0000"),
+        ("val_masked", "validation-0000"),
+        ("val_masked", "validation-0001"),
+    ):
+        (tmp_path / "wds" / f"cc3m-{name}.tar").write_bytes(b"")
+        (tmp_path / folder / f"cc3m-{name}.tar").write_bytes(b"")
+    assert [found.state for found in data_check.check_cc3m(tmp_path / "cc", tmp_path)] == [data_check.COMPLETE] * 2
+    (tmp_path / "val_masked" / "cc3m-validation-0001.tar").unlink()
+    train, val = data_check.check_cc3m(tmp_path / "cc", tmp_path)
+    assert (train.state, val.state) == (data_check.COMPLETE, data_check.INCOMPLETE)
 
 
 @pytest.fixture

@@ -131,9 +131,12 @@ def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
 
 def _help(leaf: Leaf, shown: Mapping[str, Mapping[str, Any]]) -> str:
     default = default_of(leaf.spec)
-    shown_default = ",".join(map(str, default)) if isinstance(default, tuple) else repr(default)
-    told = [] if default in (None, (), {}) or default is False else [shown_default]
-    told += [f"{name}: {of[leaf.key]!r}" for name, of in shown.items() if leaf.key in of]
+    words = [
+        str(word) if str(word).isprintable() else repr(word)
+        for word in (default if isinstance(default, tuple) else (default,))
+    ]
+    told = [] if default in (None, (), {}, "") or default is False else [",".join(words)]
+    told += [f"{name}: {of[leaf.key]}" for name, of in shown.items() if leaf.key in of]
     choices = leaf.spec.metadata["choices"]
     meanings = [f"{name}: {text}" for name, text in choices.items()] if isinstance(choices, Mapping) else []
     about = "; ".join([leaf.spec.metadata["about"], *meanings])

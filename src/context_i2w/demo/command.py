@@ -4,7 +4,7 @@ The toy world with the shipped checkpoint, on the CPU: a page, a gallery, the wo
     python src/demo.py --serve
     python src/demo.py --compare --heat-maps --output demo.html
     python src/demo.py --explain
-Your own pictures, with the released checkpoint (data/README.md says where to get it):
+Your own pictures, with a released mapper (docs/checkpoints.md says where to get one):
     python src/demo.py --resume CKPT --images my_photos/ --query ref.jpg --prompts "a sketch of [*]" "on a beach"
     python src/demo.py --resume CKPT --images my_photos/ --serve --gpu 0
 A benchmark's gallery; millions of images; features for another vector database:

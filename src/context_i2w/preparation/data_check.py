@@ -197,9 +197,22 @@ def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
             finding.next = f"python scripts/mask_captions.py {images} --output {images}_masked"
     except UserError:
         finding.lines.append(f"no finished download in {images}")
+    _check_masked_shards(finding, images)
     if listed.is_file():
         _check_list(finding, listed, samples)
     return finding
+
+
+def _check_masked_shards(finding: Finding, images: Path) -> None:
+    """Shards of img2dataset or the ready-made ones (docs/data.md), once masked; each appears when it is finished."""
+    masked = images.with_name(f"{images.name}_masked")
+    if shards := sum(1 for _ in masked.glob("*.tar")):
+        finding.lines.append(f"{masked}: {shards:,} shards with masked captions")
+        unmasked = [*images.glob("*.tar"), *images.parent.glob(f"wds/*-{images.name}*.tar")]
+        whole = shards >= len(unmasked)
+        finding.state = COMPLETE if whole else INCOMPLETE
+        if whole:
+            finding.next = f"python src/main.py --train-data={masked} --model ViT-L/14 (docs/training.md)"
 
 
 def _check_list(finding: Finding, path: Path, samples: int) -> None:
