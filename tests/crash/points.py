@@ -137,7 +137,7 @@ def prepared(root: Path) -> World:
 
 
 def _folder(world: World, name: str) -> Path:
-    folder = world.root / name
+    folder = world.root / name.replace(" ", "-")  # World.train splits its words at blanks
     folder.mkdir()
     return folder
 
