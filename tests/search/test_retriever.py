@@ -337,10 +337,10 @@ def test_the_shipped_checkpoints_load_by_name_and_folder():
         "checkpoints/toy/context-i2w",
         TOY_FOLDER / "context-i2w",
     ):
-        assert find_checkpoint(name).path == TOY_FOLDER / "context-i2w" / "mapper.safetensors"
+        assert find_checkpoint(name).path.samefile(TOY_FOLDER / "context-i2w" / "mapper.safetensors")
     retriever = Retriever.load("toy", device="cpu")
     assert retriever.beside("toy/pic2word").mapper_name == "pic2word"
-    with pytest.raises(UserError, match=r"toy/other: no mapper .* there are toy/context-i2w, toy/pic2word"):
+    with pytest.raises(UserError, match=r"toy/other: no mapper .* there are toy/context-i2w, .*toy/pic2word"):
         Retriever.load("toy/other")
 
 
