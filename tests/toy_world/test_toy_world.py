@@ -38,9 +38,9 @@ def digests(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_same_seed_same_bytes_for_any_number_of_processes(world, tmp_path):
-    again = make_toy_world(tmp_path / "again", sizes=MINI, workers=2)
-    assert digests(again) == digests(world)
+def test_same_seed_same_bytes_for_any_number_of_processes(tmp_path):
+    one, two = (make_toy_world(tmp_path / str(workers), sizes=MINI, workers=workers) for workers in (1, 2))
+    assert digests(one) == digests(two)
 
 
 def test_second_call_draws_nothing(world):
