@@ -121,3 +121,13 @@ def test_weights_and_biases_missing_is_one_line(tmp_path, monkeypatch):
 def test_a_folder_that_tensorboard_can_not_name_is_refused(key):
     with pytest.raises(UserError, match="UTF-8"):
         FolderOptions(**{key: "a\udc80"})
+
+
+def test_an_epochs_end_that_comes_again_is_logged_once(tmp_path):
+    folder = RunFolder(tmp_path / "run", {}, None)
+    folder.log(24, loss=0.5)
+    folder.log(24, epoch_loss=0.4)
+    folder.close()
+    for within, kept in ((False, 2), (True, 1)):
+        RunFolder(tmp_path / "run", {}, 24, within_epoch=within).close()
+        assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == kept

@@ -154,7 +154,8 @@ class _Run:
         settings = with_values(settings, resume=None, precision=trainer.options.precision)
         config = as_config(settings) | {"command": self.command, "about": facts}
         room = 12 * facts["learned_parameters"]  # weights and AdamW's two moments in float32
-        return RunFolder(path, config, resumed.step if resumed else None, settings.folder.wandb, room)
+        within = trainer.state.samples > 0
+        return RunFolder(path, config, resumed.step if resumed else None, settings.folder.wandb, room, within)
 
     def bar(self) -> tqdm:
         # Not False in the first process: that would overrule TQDM_DISABLE.

@@ -24,10 +24,18 @@ class RunFolder:
     """`logs/<run>/` with config.json, metrics.jsonl, TensorBoard's events and checkpoints/."""
 
     def __init__(
-        self, path: Path, config: Mapping[str, Any], resumed_step: int | None, wandb: str | None = None, room: int = 0
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        resumed_step: int | None,
+        wandb: str | None = None,
+        room: int = 0,
+        within_epoch: bool = False,
     ):
-        """config: written to config.json; resumed_step: None for a new run; wandb: project of Weights & Biases; room:
-        bytes that the disk must have left."""
+        """config: written to config.json; resumed_step: None for a new run; wandb: project of Weights & Biases.
+
+        room: bytes that the disk must have left. within_epoch: the end of the resumed step's epoch is still to come.
+        """
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -35,7 +43,7 @@ class RunFolder:
         self.lock = contextlib.ExitStack()  # held while the run goes on, released with the process
         busy = f"{path}: another process is training there; wait for it, or give another --name"
         self.lock.enter_context(locked(path / ".lock", busy))
-        self._forget_after(resumed_step or 0)
+        self._forget_after(resumed_step or 0, within_epoch)
         if resumed_step is None:
             write_text(path / CONFIG, json.dumps(config, indent=2, default=str) + "\n")
         self.metrics = open(path / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115 (open for the whole run)
@@ -81,11 +89,12 @@ class RunFolder:
             except OSError:  # a file system without hard links
                 shutil.copyfile(path, temporary)
 
-    def _forget_after(self, step: int) -> None:
-        """Drops the lines of steps that will be run again."""
+    def _forget_after(self, step: int, within_epoch: bool) -> None:
+        """Drops the lines of steps, and of the epoch's end at this very step, that will be run again."""
         path = self.path / "metrics.jsonl"
         if path.is_file():
             lines = [line for line in path.read_text(errors="replace").splitlines() if _step(line) <= step]
+            lines = [line for line in lines if not (within_epoch and _step(line) == step and '"epoch_loss"' in line)]
             write_text(path, "".join(line + "\n" for line in lines))
 
 
