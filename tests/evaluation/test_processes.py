@@ -106,7 +106,8 @@ def arguments(tmp_path, golden_clip, golden_clip_state, golden_mapper_state, gol
     return ["--resume", *files, "--data-root", str(golden_data), "--device", "cpu", "--batch-size", "16"]
 
 
-def test_the_command_says_and_writes_once_what_one_process_does(arguments, tmp_path, capfd):
+def test_the_command_says_and_writes_once_what_one_process_does(arguments, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("context_i2w.distributed.START", "spawn")  # what a fork server's processes say goes elsewhere
     said = []
     for processes in ("1", "2"):
         arguments += ["--eval-mode", "imgnet", "--workers", "0", "--processes", processes]

@@ -35,8 +35,7 @@ def test_the_rule_takes_the_best_mean_and_of_equals_the_first(monkeypatch):
 def test_chosen_here_and_applied_elsewhere(tmp_path, monkeypatch, capsys, golden_data):
     here = [*SEARLE, "--data-root", str(golden_data)]
     few = {"anchored": ("anchored:0.1", "anchored:0.9"), "slerp": ("slerp:0.5", "slerp:0.8")}
-    for module in (sweep, sweeping):
-        monkeypatch.setattr(module, "FAMILIES", few)
+    monkeypatch.setattr(sweeping, "FAMILIES", few)
     sweep.main([*here, "--benchmarks", "cirr", "--output", str(tmp_path)])
     found = json.loads((tmp_path / "methods.json").read_text())
     assert found["chosen_on"]["data_root"] == str(golden_data)

@@ -195,13 +195,14 @@ class RecordStore:
 
     def _is_claimed(self) -> bool:
         """Whether the folder is this store's already. Raises UserError if it is another's."""
+        has_records = any(self.folder.glob("shard-*.*"))  # looked at first: a run that fills it writes its key first
         found = read_key(self.folder)
         differs = [name for name, value in self.key.items() if found.get(name) != value] if found else []
         if differs:
             raise UserError(
                 f"{self.folder}: features of another {', '.join(differs)}; delete the folder or name another one"
             )
-        if not found and any(self.folder.glob("shard-*.*")):
+        if not found and has_records:
             raise UserError(f"{self.folder}: holds features but no {STAMP} that says of what; delete the folder")
         return bool(found)
 
