@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.search.test_retriever import SMALL, draw
+from tests.search.test_retriever import draw
 
 from context_i2w import Retriever
 from context_i2w.errors import UserError
-from context_i2w.model.mappers import ContextI2W
-
-
-@pytest.fixture(scope="module")
-def retriever(golden_clip):
-    torch.manual_seed(0)
-    return Retriever(golden_clip, ContextI2W(golden_clip.sizes, SMALL))
 
 
 @pytest.fixture(scope="module")

@@ -7,23 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tests.search.test_retriever import SMALL, draw
+from tests.search.test_retriever import draw
 
-from context_i2w import Retriever
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions
-from context_i2w.model.mappers import ContextI2W
 from context_i2w.search import parts
 from context_i2w.search.galleries import find_files
 
 OPTIONS = EncodingOptions(batch_size=4, workers=0)
-
-
-@pytest.fixture(scope="module")
-def retriever(golden_clip):
-    torch.manual_seed(0)
-    return Retriever(golden_clip, ContextI2W(golden_clip.sizes, SMALL))
 
 
 @pytest.fixture(scope="module")

@@ -34,12 +34,6 @@ def draw(path, seed, size=(70, 60), mode="RGB"):
     return path
 
 
-@pytest.fixture(scope="module")
-def retriever(golden_clip):
-    torch.manual_seed(0)
-    return Retriever(golden_clip, ContextI2W(golden_clip.sizes, SMALL))
-
-
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"

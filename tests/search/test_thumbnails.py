@@ -9,24 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.search.test_retriever import SMALL, draw
+from tests.search.test_retriever import draw
 from torch.nn.functional import cosine_similarity
 
-from context_i2w import Retriever
 from context_i2w.errors import UserError
 from context_i2w.files import FileState
 from context_i2w.model.images import MAX_PIXELS, BrokenImage, ImageSource, Preparation, open_header, open_image
-from context_i2w.model.mappers import ContextI2W
 from context_i2w.search import files as files_module
 from context_i2w.search import indexing, thumbnails
 from context_i2w.search.files import files_of_folder
 from context_i2w.search.pictures import HEIF, PicturePreparation, read_picture
 from context_i2w.search.thumbnails import SIZE, Thumbnails, thumbnail
-
-
-@pytest.fixture(scope="module")
-def retriever(golden_clip):
-    return Retriever(golden_clip, ContextI2W(golden_clip.sizes, SMALL))
 
 
 @pytest.fixture

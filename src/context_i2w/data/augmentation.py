@@ -123,7 +123,7 @@ def crop_box(
 
     torchvision's RandomResizedCrop.get_params to the number, but without the process's own random numbers, which are
     slow to put aside. All tries are drawn at once: most parts of a photograph don't fit, and torch's calls
-    cost more than numbers do.
+    cost more than numbers do. random_numbers: freshly seeded, nothing drawn yet.
     """
     import torch
 

@@ -41,7 +41,7 @@ CONFIG = "config.json"  # of a run
 
 # What the toy world changes, chosen on its dev tasks (docs/evidence.md).
 TOY_RECIPE: dict[str, Any] = {
-    "lr": 1e-3, "wd": 0.1, "warmup": 50, "epochs": 8, "batch_size": 256, "workers": 0, "training_text": "mixed",
+    "lr": 1e-3, "warmup": 50, "epochs": 8, "batch_size": 256, "workers": 0, "training_text": "mixed",
 }  # fmt: skip
 
 
