@@ -103,3 +103,14 @@ def mini_world(for_all) -> Path:
     """A miniature toy world, drawn once for all test processes; read only."""
     with locked(for_all / "toy.lock"):
         return make_toy_world(for_all / "toy", sizes=Sizes.mini(), workers=1)
+
+
+@pytest.fixture(scope="module")
+def retriever(golden_clip):
+    """A small Context-I2W over the golden CLIP, for the tests of the search."""
+    from tests.search.test_retriever import SMALL
+
+    from context_i2w import Retriever
+
+    torch.manual_seed(0)
+    return Retriever(golden_clip, ContextI2W(golden_clip.sizes, SMALL))

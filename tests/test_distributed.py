@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from context_i2w import distributed
 from context_i2w.distributed import Process, device_named, gather_objects, gather_with_gradient, join, launch, leave
 from context_i2w.errors import UserError
 
@@ -102,3 +103,10 @@ def test_a_device_that_is_not_there_is_one_short_line(name):
     assert str(error.value).startswith("--device ")
     assert len(str(error.value)) < 500
     assert "\n" not in str(error.value)
+
+
+def test_a_result_that_came_before_a_failure_is_not_its_cause():
+    reports = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    for report in (True, UserError("no room")):
+        reports.put(report)
+    assert str(distributed._cause(RuntimeError("process 1 failed"), reports)) == "no room"

@@ -113,6 +113,19 @@ def test_two_writers_of_one_path_come_one_after_the_other(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_writer_leaves_the_next_ones_file_alone(tmp_path, monkeypatch):
+    """From the renaming on the temporary name may be another writer's."""
+    real = files._sync_folder
+
+    def another_begins(folder):
+        (folder / ".a.part").touch()
+        real(folder)
+
+    monkeypatch.setattr(files, "_sync_folder", another_begins)
+    write_text(tmp_path / "a", "one")
+    assert (tmp_path / ".a.part").exists()
+
+
 def test_a_lock_is_refused_or_waited_for(tmp_path):
     with (
         locked(tmp_path / "lock", "busy"),

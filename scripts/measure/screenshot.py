@@ -95,10 +95,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from context_i2w.demo.run import prepared, prompts_for, references, write_gallery  # imports torch
     from context_i2w.demo.server import Demo, serve
     from context_i2w.distributed import join
+    from context_i2w.evaluation.setup import device_asked
 
     folder = Path(chosen.what.output)
     folder.mkdir(parents=True, exist_ok=True)
-    engine = prepared(with_values(chosen, output=str(folder / "gallery.html")), join(chosen.machine.device))
+    engine = prepared(with_values(chosen, output=str(folder / "gallery.html")), join(device_asked(chosen.machine)))
     prompts = prompts_for(chosen, engine)
     looks = references(chosen, engine)
     server = serve(Demo(engine, prompts), port=0)

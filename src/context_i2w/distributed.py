@@ -243,7 +243,10 @@ def _cause(error: Exception, reports: Any) -> Exception:
     """What to raise for a failed process: its own report came first, then those of others that missed it."""
     if isinstance(error, ProcessExitedException) and error.exit_code < 0:
         return UserError(f"process {error.error_index} was ended by {error.signal_name}; if nobody did, memory ran out")
-    return error if reports.empty() else reports.get()
+    while not reports.empty():
+        if isinstance(report := reports.get(), Exception):  # not what the first process returned
+            return report
+    return error
 
 
 @contextlib.contextmanager

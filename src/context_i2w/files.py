@@ -48,9 +48,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 with open(temporary, "rb+") as written:
                     os.fsync(written.fileno())
                 os.replace(temporary, path)
-                _sync_folder(path.parent)
-            finally:
+            except BaseException:
                 temporary.unlink(missing_ok=True)
+                raise
+            _sync_folder(path.parent)  # from the renaming on, the name may be the next writer's
 
 
 @contextlib.contextmanager

@@ -130,3 +130,10 @@ def test_from_clip_takes_open_clips_names(photos):
     assert clip.encode(photos[:1], "red").shape == (1, 256)
     with pytest.raises(UserError, match="unknown to open_clip"):
         Retriever.from_clip("ViT-nothing")
+
+
+def test_the_tokeniser_is_not_made_anew_for_each_query(retriever, photos, monkeypatch):
+    made = []
+    monkeypatch.setattr("open_clip.tokenizer.SimpleTokenizer.__init__", lambda self, *_, **__: made.append(self))
+    retriever.encode(photos[:2], ["a photo of [*] at night"] * 2, ["composed", "text"])
+    assert made == []

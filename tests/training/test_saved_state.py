@@ -41,6 +41,21 @@ def test_a_sound_state_is_restored(made):
     assert moments[0].equal(moments[1])
 
 
+def test_a_run_goes_on_in_another_precision(made):
+    """As the error of a run that is no longer finite advises: float16's scaler stays behind."""
+    trainer, trained = made
+    scaler = {
+        "scale": 65536.0,
+        "growth_factor": 2.0,
+        "backoff_factor": 0.5,
+        "growth_interval": 2000,
+        "_growth_tracker": 1,
+    }
+    other = trainer()
+    other.restore(trained.saved() | {"scaler": scaler})
+    assert other.state.step == 1
+
+
 def test_every_damaged_place_is_refused_in_one_line_or_harmless(made):
     trainer, trained = made
     other, whole = trainer(), trained.saved()

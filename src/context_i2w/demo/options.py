@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from context_i2w.benchmarks.options import FashionIQOptions
@@ -40,6 +41,8 @@ class WhatToDo(Options):
         super().__post_init__()
         if self.serve and self.explain:
             raise UserError("--serve and --explain exclude each other; leave one out")
+        if self.export_part and (not self.export or Path(self.export).suffix):
+            raise OptionError("export_part", self.export_part, "parts are written to a folder: give --export DIR")
 
 
 @dataclass(frozen=True)

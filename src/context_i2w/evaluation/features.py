@@ -53,7 +53,7 @@ class EncodingOptions:
     def worker_count(self) -> int:
         if self.workers is not None:
             return self.workers
-        return min(8, max(0, (os.cpu_count() or 1) // self.process.here - 2))
+        return min(8, max(0, (os.cpu_count() or 1) - 2) // self.process.here)
 
 
 @dataclass
@@ -173,14 +173,21 @@ def _vision_passes(
     """Of this process's share; raises UserError, in all processes, if any of them has an image that can't be read."""
     prepare = functools.partial(_pixels, Preparation(*clip.transform), sources)
     broken: dict[int, Exception] = {}
+    died: str | None = None  # a reading process of this process alone: the others must hear of it, or wait for ever
     batches = options.process.share(batched(sources, options.batch_size))
     with tqdm(total=sum(map(len, batches)), desc=f"{name}: images", unit="image") as bar:
-        for images in read_images(prepare, batches, options.worker_count()):
-            broken |= images.broken
-            if not broken:  # once one is unreadable the rest is only read, to list them all
-                yield images, clip.encode_image(images.pixels)
-            bar.update(len(images.numbers) + len(images.broken))
-    reasons = sorted({str(error) for part in options.process.everyone(broken) for error in part.values()})
+        try:
+            for images in read_images(prepare, batches, options.worker_count()):
+                broken |= images.broken
+                if not broken:  # once one is unreadable the rest is only read, to list them all
+                    yield images, clip.encode_image(images.pixels)
+                bar.update(len(images.numbers) + len(images.broken))
+        except UserError as error:
+            died = str(error)
+    told = options.process.everyone((broken, died))
+    if deaths := [death for _, death in told if death]:
+        raise UserError(deaths[0])
+    reasons = sorted({str(error) for part, _ in told for error in part.values()})
     if reasons:
         raise UserError(f"{name}: {listing(reasons, len(sources), 'cannot be read')}")
 

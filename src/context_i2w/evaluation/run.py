@@ -120,6 +120,7 @@ class _Running:
             write_rankings(results, Path(out.rankings))
         if results and self.process.is_first:
             print("\n" + summary(results))
+        self.process.everyone(None)  # the others rank nothing; ending by an error before the first has written ends it
         if failed or not results:
             raise UserError(f"failed: {', '.join(failed)}" if failed else f"no benchmark in {self.data_root}")
 

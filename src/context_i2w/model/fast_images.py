@@ -1,8 +1,8 @@
 """The fast way from a JPEG to CLIP's square: decoded and resized as bytes by torch, not by Pillow.
 
-Where it differs from `Preparation`, it is by one grey level (more only where a tiny image is enlarged);
-docs/performance.md measures in how many values. What is no plain JPEG goes through Pillow
-and is the same to the bit: other formats, CMYK, files turned by EXIF, boxes and borders, what torchvision can't read.
+Where it differs from `Preparation`, it is by one grey level, hardly ever by two (more only where a tiny image is
+enlarged); docs/performance.md measures in how many values. What is no plain JPEG goes through Pillow and is the same to
+the bit: other formats, CMYK, files turned by EXIF, boxes and borders, what torchvision can't read.
 """
 
 import os

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, extra
 from context_i2w.files import atomic_path, write_text
 from context_i2w.search.parts import write_parts
 
@@ -35,11 +35,9 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
 
 
 def _parquet(path: Path, names: list[str], features: np.ndarray, about: dict[str, str]) -> None:
-    try:
+    with extra("faiss"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except ImportError:
-        raise UserError(f"{path.name}: Parquet needs `pip install pyarrow`; .npy needs nothing more") from None
     width = features.shape[1]
     schema = pa.schema([("path", pa.string()), ("feature", pa.list_(pa.float32(), width))], metadata=about)
     with pq.ParquetWriter(path, schema) as writer:

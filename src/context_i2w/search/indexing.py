@@ -38,17 +38,19 @@ def bring_up_to_date(
     if process.by_first(lambda: store.is_complete(files.states)):
         return
     with contextlib.ExitStack() as held:
-        journal = process.by_first(lambda: held.enter_context(store.update()))
-        missing = process.by_first(lambda: {name: files.states[name] for name in store.missing(files.states, journal)})
-        own = journal if process.is_first else Journal(store.folder, store.width, str(process.rank))
+        opened: list[Journal] = []  # the first process's: a journal of millions is not sent to the others
+        process.by_first(lambda: opened.append(held.enter_context(store.update())))
+        names = process.by_first(lambda: store.missing(files.states, opened[0]))
+        missing = {name: files.states[name] for name in names}
+        own = opened[0] if process.is_first else Journal(store.folder, store.width, str(process.rank))
         if missing and not isinstance(files, PartFiles):
             _encode(replace(files, states=missing), own, clip, options, thumbnails)
         elif missing and isinstance(files, PartFiles) and process.is_first:
-            _copy(files, missing, journal, clip)
+            _copy(files, missing, own, clip)
         process.everyone(None)  # is there
         if process.is_first:
-            journal.absorb()
-            if store.finish(files.states, journal) and thumbnails is not None:
+            own.absorb()
+            if store.finish(files.states, own) and thumbnails is not None:
                 thumbnails.keep_only(files.states)
     if process.world > 1:
         process.everyone(None)

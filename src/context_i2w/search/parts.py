@@ -7,6 +7,7 @@ The parts follow one another in the order of their names, as autofaiss reads the
 its number in the index that is built from them. Machines that share the work write parts of other numbers.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, extra
 from context_i2w.files import FileState, atomic_path, file_state, shown
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.search.files import Files
@@ -26,7 +27,8 @@ EMBEDDINGS, METADATA = "img_emb", "metadata"
 
 def write_parts(folder: Path, names: list[str], features: np.ndarray, about: dict[str, str], first: int) -> list[Path]:
     """Writes names and unit rows [n, E] from part `first` on; about: which CLIP they are of. Returns the files."""
-    pa, pq = _pyarrow(folder)
+    pa, pq = _pyarrow()
+    names = list(map(os.path.abspath, names))  # they are read from other folders than they were typed in
     written = []
     for number, start in enumerate(range(0, len(names), ROWS), first):
         schema = pa.schema([("image_path", pa.string())], metadata=about)
@@ -93,7 +95,7 @@ def files_of_parts(folder: Path) -> PartFiles:
 
 
 def _read_names(path: Path) -> tuple[tuple[str, ...], dict[bytes, bytes]]:
-    _, pq = _pyarrow(path)
+    _, pq = _pyarrow()
     try:
         table = pq.read_table(path, columns=["image_path"])
     except Exception as error:  # pyarrow's own and the system's
@@ -101,10 +103,8 @@ def _read_names(path: Path) -> tuple[tuple[str, ...], dict[bytes, bytes]]:
     return tuple(map(str, table["image_path"].to_pylist())), table.schema.metadata or {}
 
 
-def _pyarrow(path: Path) -> Any:
-    try:
+def _pyarrow() -> tuple[Any, Any]:
+    with extra("faiss"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except ImportError:
-        raise UserError(f"{path.name}: Parquet needs `pip install pyarrow`") from None
     return pa, pq

@@ -213,7 +213,7 @@ class Retriever:
             return normalize(encode_texts(self.clip, self.tokenizer(read), CHUNK), dim=-1)
 
     def _vectors(self, queries: Sequence[Query], seen: ImageFeatures, counts: Sequence[int] = ()) -> QueryVectors:
-        return QueryVectors(self.clip, self.mapper, queries, seen, counts or [len(seen.embedding)])
+        return QueryVectors(self.clip, self.tokenizer, self.mapper, queries, seen, counts or [len(seen.embedding)])
 
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
         """CLIP's features of pictures. Raises UserError naming the one that can't be read."""

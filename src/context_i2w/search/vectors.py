@@ -31,15 +31,15 @@ class QueryVectors(dict[str, Tensor]):
     def __init__(
         self,
         clip: FrozenCLIP,
+        tokenizer: Tokenizer,
         mapper: Mapper | None,
         queries: Sequence[Query],
         seen: ImageFeatures,
         counts: Sequence[int],
     ):
         super().__init__()
-        self.clip, self.mapper, self.queries = clip, mapper, list(queries)
+        self.clip, self.tokenizer, self.mapper, self.queries = clip, tokenizer, mapper, list(queries)
         self.seen, self.counts = seen, list(counts)
-        self.tokenizer = Tokenizer(clip.sizes.context_length)
 
     def __missing__(self, name: str) -> Tensor:
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):

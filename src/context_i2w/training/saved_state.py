@@ -27,6 +27,8 @@ def unlike(saved: Any, now: Mapping[str, Any], optimizer: torch.optim.Optimizer,
     if fault := misfit(saved, SHAPE):
         return fault
     for name in ("step", "epoch", "samples", "losses", "scaler", "objective"):
+        if name == "scaler" and not (saved[name] and now[name]):
+            continue  # another precision than the run had: a scaler has nothing to go on from
         if name in saved and (fault := _unlike(saved[name], now[name], name)):
             return fault
     total = now["total_steps"]

@@ -201,7 +201,8 @@ class Trainer:
                 )
         self.optimizer.load_state_dict(saved["optimizer"])
         self.objective.load_state_dict(saved.get("objective", {}))  # older checkpoints: one without parameters
-        self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])
         losses = saved.get("losses", (0.0, 0))  # older checkpoints have none
         self.state = TrainState(saved["step"], saved["epoch"], saved["samples"], losses, Counter(saved["broken"]))
 
