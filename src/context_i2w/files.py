@@ -286,7 +286,7 @@ def _object_misfit(value: Any, shape: dict, where: str) -> str | None:
         return _expected("an object", value, where)
     dot = f"{where}." if where else ""
     if str in shape:
-        bad = next((name for name in value if not _is_text(name)), None)
+        bad = next((name for name in value if not is_text(name)), None)
         if bad is not None:
             return _expected("text", bad, f"a name in {where or 'it'}")
         faults = (misfit(item, shape[str], dot + shown(name)) for name, item in value.items())
@@ -311,11 +311,12 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(value, int | float):
         return kind is object or isinstance(value, kind) or (kind is float and abs(value) < 1e308)
     if isinstance(value, str):
-        return kind is object or (kind in (str, FileName) and _is_text(value) and (kind is str or is_inside(value)))
+        return kind is object or (kind in (str, FileName) and is_text(value) and (kind is str or is_inside(value)))
     return isinstance(value, kind)
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8 and named to the system: no half characters, no zero byte."""
     return "\0" not in value and not re.search("[\ud800-\udfff]", value)
 
 

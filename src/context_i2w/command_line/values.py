@@ -23,11 +23,17 @@ WRITTEN_BY_RUNS = {"about", "command", "torch"}  # keys of a run's config.json t
 
 
 def build(options: type[T], values: Mapping[str, Any]) -> T:
-    """The (nested) options from a flat mapping of fields; defaults for the rest. Raises OptionError."""
+    """The (nested) options from a flat mapping of fields; defaults for the rest. Raises OptionError, UserError."""
+    if unknown := values.keys() - {leaf.key for leaf in leaves(options)}:
+        raise UserError(f"no options {', '.join(sorted(unknown))}")
+    return _built(options, values)
+
+
+def _built(options: type[T], values: Mapping[str, Any]) -> T:
     own = {}
     for spec, kind, key in fields_of(options):
         if isinstance(kind, type) and is_dataclass(kind):
-            own[spec.name] = build(kind, values)
+            own[spec.name] = _built(kind, values)
         elif key in values:
             own[spec.name] = _of_kind(values[key], kind)
     try:

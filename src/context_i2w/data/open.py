@@ -16,7 +16,7 @@ from context_i2w.data.shards import ShardSource
 from context_i2w.data.similar_order import similar_order
 from context_i2w.distributed import Process, barrier
 from context_i2w.errors import UserError
-from context_i2w.files import shown
+from context_i2w.files import is_text, shown
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.fast_images import PREPARATIONS
 from context_i2w.model.images import Preparation
@@ -49,7 +49,7 @@ def check_data(options: DataOptions) -> None:
             check_list_exists(Path(data), option)
     if options.batches != "random" and not options.feature_cache:
         raise UserError("--batches similar goes by cached embeddings; give a list and --feature-cache DIR")
-    if options.feature_cache and any("\ud800" <= sign <= "\udfff" for sign in options.feature_cache):
+    if not is_text(options.feature_cache or ""):
         raise UserError(f"--feature-cache {shown(options.feature_cache)}: torch maps files only by names in UTF-8")
     if options.feature_cache and options.train_data and is_shards(options.train_data):
         raise UserError("--feature-cache works with a list, not with shards; leave it out or give the list")

@@ -19,7 +19,7 @@ from context_i2w.model.images import BrokenImage, as_image
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.nearest_words import NearestWords
 from context_i2w.model.prompts import MARK, readable
-from context_i2w.model.queries import DEFAULTS, IMAGE_ALONE, parse_method
+from context_i2w.model.queries import DEFAULTS, IMAGE_ALONE, RECOMMENDED, parse_method
 from context_i2w.search.index import Hit, Index
 from context_i2w.search.pictures import Picture
 from context_i2w.search.query import Query, parse_query, parse_text
@@ -202,7 +202,8 @@ def mixed(mix: str, weight: float) -> str:
 
 def recommended(mixes: Mapping[str, str]) -> tuple[str, float]:
     """The mix that a page begins with, and its weight."""
-    mix = list(mixes)[-1]
+    best = RECOMMENDED.split(":")[0]
+    mix = best if best in mixes else next(iter(mixes))
     weight = float(DEFAULTS[mix].split(":")[1])
     return mix, 1 - weight if mix in PLAIN_MIXES else weight
 

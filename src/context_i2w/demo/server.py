@@ -26,6 +26,7 @@ from context_i2w.demo.engine import Answer, Engine, Look, mixed, recommended
 from context_i2w.demo.gallery import shown
 from context_i2w.demo.pictures import data_uri
 from context_i2w.demo.web import Refused, Request, Response, Route, Server, as_json
+from context_i2w.files import is_text
 from context_i2w.model.images import BrokenImage, as_image
 from context_i2w.search.index import Hit
 from context_i2w.search.pictures import HEIF, read_picture
@@ -49,7 +50,6 @@ STATIC = {
 SHOWN = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "AVIF": "avif"}
 OWN_HEADER = "x-context-i2w"  # another site can't set it without being asked about by the browser first
 HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::\d{1,5})?", re.IGNORECASE)
-SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no text
 BRIEFLY = {"Cache-Control": "private, max-age=600"}
 NO_UPLOAD = "this upload is no longer there; choose the file again"
 
@@ -140,7 +140,7 @@ class Demo:
         """
         started = time.perf_counter()
         description, k, weight = question.get("description", ""), question.get("k", 12), question.get("weight", 0)
-        if not isinstance(description, str) or len(description) > MAX_DESCRIPTION or SURROGATE.search(description):
+        if not isinstance(description, str) or len(description) > MAX_DESCRIPTION or not is_text(description):
             raise Refused(HTTPStatus.BAD_REQUEST, f"a description is text of at most {MAX_DESCRIPTION} characters")
         if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
             raise Refused(HTTPStatus.BAD_REQUEST, f"k is a whole number from 1 to {MAX_K}")

@@ -197,13 +197,15 @@ def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
             finding.next = f"python scripts/mask_captions.py {images} --output {images}_masked"
     except UserError:
         finding.lines.append(f"no finished download in {images}")
-    _check_masked_shards(finding, images)
+    use = "python src/main.py --train-data={} --model ViT-L/14 (docs/training.md)"
+    use = use if split == "train" else "--val-data={} in training (docs/training.md)"
+    _check_masked_shards(finding, images, use)
     if listed.is_file():
-        _check_list(finding, listed, samples)
+        _check_list(finding, listed, samples, use)
     return finding
 
 
-def _check_masked_shards(finding: Finding, images: Path) -> None:
+def _check_masked_shards(finding: Finding, images: Path, use: str) -> None:
     """Shards of img2dataset or the ready-made ones (docs/data.md), once masked; each appears when it is finished."""
     masked = images.with_name(f"{images.name}_masked")
     if shards := sum(1 for _ in masked.glob("*.tar")):
@@ -212,10 +214,10 @@ def _check_masked_shards(finding: Finding, images: Path) -> None:
         whole = shards >= len(unmasked)
         finding.state = COMPLETE if whole else INCOMPLETE
         if whole:
-            finding.next = f"python src/main.py --train-data={masked} --model ViT-L/14 (docs/training.md)"
+            finding.next = use.format(masked)
 
 
-def _check_list(finding: Finding, path: Path, samples: int) -> None:
+def _check_list(finding: Finding, path: Path, samples: int, use: str) -> None:
     try:
         table = read_table(path, "\t", errors="replace")
     except UserError as error:
@@ -233,4 +235,4 @@ def _check_list(finding: Finding, path: Path, samples: int) -> None:
         finding.next = f"python scripts/mask_captions.py {path}"
     else:
         finding.state = COMPLETE
-        finding.next = f"python src/main.py --train-data={path} --model ViT-L/14 (docs/training.md)"
+        finding.next = use.format(path)

@@ -25,7 +25,7 @@ from context_i2w.command_line import (
 )
 from context_i2w.data.options import DataOptions
 from context_i2w.errors import UserError, as_typed
-from context_i2w.files import read_json
+from context_i2w.files import is_text, read_json
 from context_i2w.model.extensions import find_class
 from context_i2w.model.options import MAPPER_OPTIONS, MAPPERS
 
@@ -152,7 +152,7 @@ class FolderOptions(Options):
     def __post_init__(self):
         super().__post_init__()
         for key in ("logs", "name"):
-            if any("\ud800" <= sign <= "\udfff" for sign in getattr(self, key) or ""):
+            if not is_text(getattr(self, key) or ""):
                 raise OptionError(key, getattr(self, key), "TensorBoard writes only to names in UTF-8")
 
 
@@ -202,8 +202,6 @@ def parse_settings(argv: Sequence[str] | None = None) -> RunSettings:
 
 def settings_of(values: Mapping[str, Any]) -> RunSettings:
     """As `parse_settings`, from values by key. Raises UserError."""
-    if unknown := values.keys() - flat(RunSettings()).keys():
-        raise UserError(f"no options {', '.join(sorted(unknown))}")
     return build(RunSettings, {**recipe(values), **values})
 
 
