@@ -49,7 +49,7 @@ def check_data(options: DataOptions) -> None:
             check_list_exists(Path(data), option)
     if options.batches != "random" and not options.feature_cache:
         raise UserError("--batches similar goes by cached embeddings; give a list and --feature-cache DIR")
-    if not is_text(options.feature_cache or ""):
+    if options.feature_cache and not is_text(options.feature_cache):
         raise UserError(f"--feature-cache {shown(options.feature_cache)}: torch maps files only by names in UTF-8")
     if options.feature_cache and options.train_data and is_shards(options.train_data):
         raise UserError("--feature-cache works with a list, not with shards; leave it out or give the list")

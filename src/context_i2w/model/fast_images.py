@@ -10,9 +10,9 @@ import struct
 import warnings
 
 import torch
+import torchvision  # noqa: F401  brings torch's operator that decodes
 from PIL import Image
 from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from context_i2w.model.images import (
     MAX_PIXELS,
@@ -26,6 +26,7 @@ from context_i2w.model.images import (
     resized_size,
 )
 
+RGB = 3  # torchvision.io.ImageReadMode
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 TABLES = (b"\xff\xe0", b"\xff\xdb", b"\xff\xc4", b"\xff\xdd", b"\xff\xfe")  # JPEG's markers
 FRAMES = (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
@@ -38,9 +39,9 @@ class FastPreparation(Preparation):
         """The decoded image. Raises BrokenImage, as Pillow finds it."""
         content = content_of(path) if content is None else content
         if content is not None and _is_plain_jpeg(path, content):
-            try:
-                return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-            except RuntimeError:
+            try:  # torchvision.io's function around it warns at every picture that it may go one day
+                return torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), RGB)
+            except (AttributeError, RuntimeError):
                 pass  # Pillow reads it all the same, or says what is wrong
         return open_image(path, content)
 
