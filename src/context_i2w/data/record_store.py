@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from context_i2w.errors import UserError
@@ -51,7 +50,7 @@ class RecordStore:
         """fields: of a numpy record type, sequences of (name, type, shape); key: what the records depend on."""
         self.folder, self.rows, self.key = folder, rows, json.loads(json.dumps(key))
         self.record = np.dtype([("state", np.uint8), *fields], align=True)
-        self.shards: list[Tensor] = []  # [rows, bytes of a record] each
+        self.shards: list[np.ndarray] = []  # [rows, bytes of a record] each
         self.sums: list[np.ndarray | None] = []  # [rows] each
         self.verified = np.zeros(0, bool)  # [rows]
 
@@ -91,7 +90,7 @@ class RecordStore:
             # Not np.memmap: it keeps a file open for every shard.
             size = len(self._rows(shard)) * self.record.itemsize
             mapped = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-            self.shards.append(mapped.view(-1, self.record.itemsize))
+            self.shards.append(mapped.view(-1, self.record.itemsize).numpy())
             self.sums.append(None if trailer is None else trailer["sum"])
         if any(sums is None for sums in self.sums):
             note(f"{self.folder}: written by an earlier version, without checksums; delete it to have it made anew")
@@ -99,13 +98,12 @@ class RecordStore:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Records of the rows, in their order. Raises UserError for one that is damaged."""
-        found = torch.empty(len(rows), self.record.itemsize, dtype=torch.uint8)
-        shards, places = torch.from_numpy(rows // SHARD_ROWS), torch.from_numpy(rows % SHARD_ROWS)
-        for shard in shards.unique().tolist():
-            here = (shards == shard).nonzero()[:, 0]
-            found.index_copy_(0, here, self.shards[shard].index_select(0, places[here]))
-        self._verify(rows, found.numpy())
-        return found.numpy().view(self.record)[:, 0]
+        found = np.empty((len(rows), self.record.itemsize), np.uint8)
+        for number, row in enumerate(rows.tolist()):  # each copied once: selecting from all shards copies twice
+            shard, place = divmod(row, SHARD_ROWS)
+            found[number] = self.shards[shard][place]
+        self._verify(rows, found)
+        return found.view(self.record)[:, 0]
 
     @property
     def shard_count(self) -> int:
