@@ -2,13 +2,15 @@
 
     python -m tests.fuzz.run --seed 1 --cases 400
     python -m tests.fuzz.run --seed 1 --cases 400 --case 17     # one of them again, with all that it printed
-    python -m tests.fuzz.run --seed 1 --options                 # every flag with every value that nobody means
+    python -m tests.fuzz.run --options                          # every flag with every value that nobody means
+    python -m tests.fuzz.run --options --part 1/2               # half of them, beside another process
 
 Right are exit status 0, and 2 with one line "error: …". Faults are tracebacks, hangs, deaths by a signal, and silent
 wrong results. Exit status 1 if there was one.
 """
 
 import argparse
+import itertools
 import random
 import shutil
 import sys
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], choices=list(GROUPS))
     parser.add_argument("--options", action="store_true", help="every flag in place of drawn cases")
     parser.add_argument("--seconds", type=float, default=1e9, help="end after so many")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="every N-th case from the I-th on")
     parser.add_argument("--share", type=float, default=1.0, help="of the flags' values that are tried")
     args = parser.parse_args()
     began, kinds, count = time.monotonic(), Counter(), 0
@@ -71,7 +74,8 @@ def main() -> None:
         else:
             numbers = range(args.cases) if args.case is None else [args.case]
             cases = (lambda n=n: drawn(world, args.seed, n, folder, args.only) for n in numbers)
-        for number, make in enumerate(cases):
+        first, parts = map(int, args.part.split("/"))
+        for number, make in itertools.islice(enumerate(cases), first - 1, None, parts):
             if time.monotonic() - began > args.seconds:
                 break
             shutil.rmtree(folder, ignore_errors=True)

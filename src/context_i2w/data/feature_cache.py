@@ -75,9 +75,11 @@ class FeatureCache(Dataset):
         broken = tuple((self.pairs.pairs.images[row], "broken when cached") for row in rows[~valid])
         if broken:
             captions, images, seen = captions[valid], images[valid], seen[valid]
+        cache = self.views or self.images
         return Batch(
             torch.from_numpy(captions["condition_ids"]).long(),
-            features=(self.views or self.images).features(seen),
+            features=cache.features(seen),
+            scale=cache.scale(seen),
             condition=torch.from_numpy(captions["condition"]).contiguous(),
             broken=broken,
             target_embeddings=torch.from_numpy(images["embedding"]).contiguous() if self.views else None,
@@ -100,12 +102,14 @@ class CachedImages:
         return self.store.read(rows + self.key.rows * (epoch % max(self.key.crops, 1)))
 
     def features(self, records: Mapping[str, np.ndarray] | np.ndarray) -> ImageFeatures:
-        tokens = None
-        if self.key.tokens:
-            tokens = torch.from_numpy(records["tokens"])
-            if self.key.precision == "int8":
-                tokens = tokens * torch.from_numpy(records["scale"])[..., None]
+        """As they are kept: tokens in half precision, or in int8 of a `scale`."""
+        tokens = torch.from_numpy(records["tokens"]) if self.key.tokens else None
         return ImageFeatures(torch.from_numpy(records["embedding"]).contiguous(), tokens)
+
+    def scale(self, records: Mapping[str, np.ndarray] | np.ndarray) -> Tensor | None:
+        """[n, N], what to multiply int8 tokens by; None where they are kept otherwise."""
+        is_scaled = self.key.tokens and self.key.precision == "int8"
+        return torch.from_numpy(records["scale"]).contiguous() if is_scaled else None
 
     def fill(self, clip: FrozenCLIP, batch_size: int, workers: int, title: str) -> None:
         """Writes what is missing: one vision pass for each image or view."""
@@ -125,7 +129,8 @@ class CachedImages:
                 if finite.any() and self.key.tokens:
                     rows = np.flatnonzero(finite)[:8]
                     few = {name: part[rows] for name, part in kept.items()}
-                    error.add(seen.tokens[rows], self.features(few).tokens)
+                    scale = self.scale(few)
+                    error.add(seen.tokens[rows], self.features(few).tokens * (1 if scale is None else scale[..., None]))
                 yield valid, {name: part[finite] for name, part in kept.items()}
 
         self.store.fill(encode, batch_size, title, self._states())

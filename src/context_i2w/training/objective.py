@@ -115,7 +115,10 @@ def see(clip: FrozenCLIP, batch: Batch) -> ImageFeatures:
         assert batch.images is not None  # a batch has one or the other
         return clip.encode_image(batch.images)
     embedding, tokens = batch.features
-    tokens = tokens if tokens is None else tokens.to(clip.device, non_blocking=True).float()  # kept as float16
+    if tokens is not None:
+        tokens = tokens.to(clip.device, non_blocking=True).float()  # kept as float16 or int8
+        if batch.scale is not None:
+            tokens = tokens * batch.scale.to(clip.device, non_blocking=True)[..., None]
     return ImageFeatures(embedding.to(clip.device, non_blocking=True), tokens)
 
 
