@@ -25,7 +25,7 @@ from context_i2w.errors import UserError, exit_on_user_error
 if TYPE_CHECKING:
     from context_i2w.evaluation.setup import Models
 
-TASKS = {"imgnet": "R@10", "coco": "R@10", "cirr": "R@1", "fashion": "R@10"}
+TASKS = {"imgnet": "R@10", "cirr": "R@1", "fashion": "R@10"}  # COCO's boxes are in pixels of the small pictures
 TOY = "checkpoints/toy/context-i2w"
 
 

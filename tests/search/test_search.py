@@ -125,6 +125,18 @@ def test_export_to_parquet_and_npy(tmp_path, monkeypatch):
         export(tmp_path / "f.csv", names, features, {})
 
 
+def test_export_of_names_that_are_no_utf_8(tmp_path):
+    names, features = ["a.jpg", os.fsdecode(b"\xff.jpg")], unit(2, 5, 0).numpy()
+    for path in ("f.parquet", "parts"):
+        with pytest.raises(UserError, match=r"udcff\.jpg: Parquet holds names in UTF-8 alone"):
+            export(tmp_path / path, names, features, {})
+    _, beside = export(tmp_path / "f.npy", names, features, {})
+    assert json.loads(beside.read_text())["paths"] == names
+    folder = tmp_path / os.fsdecode(b"\xff")
+    for path in ("f.parquet", "parts"):
+        assert all(file.is_file() for file in export(folder / path, names[:1], features[:1], {}))
+
+
 STEPS = st.lists(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 3)), min_size=1, max_size=5)
 
 

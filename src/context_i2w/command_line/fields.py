@@ -13,6 +13,8 @@ from typing import Any
 
 from context_i2w.errors import UserError
 
+LARGEST = 1 << 62  # of whole numbers: beyond it torch's and the system's overflow
+
 
 class OptionError(UserError):
     """A value that an option refuses; `parse` says it with the flag's name."""
@@ -93,6 +95,8 @@ def check_value(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> 
         raise OptionError(name, value, f"more than {low} is needed")
     if (high := bounds.get("at_most")) is not None and any(one > high for one in values):
         raise OptionError(name, value, f"at most {high} is possible")
+    if any(isinstance(one, int) and abs(one) > LARGEST for one in values):
+        raise OptionError(name, value, f"at most {LARGEST} is possible")
 
 
 class Leaf(typing.NamedTuple):

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from context_i2w.errors import UserError, extra
-from context_i2w.files import atomic_path, write_text
+from context_i2w.files import atomic_path, is_text, shown, write_text
 from context_i2w.search.parts import write_parts
 
 BLOCK = 1 << 14  # rows written at once
@@ -17,13 +18,16 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
 
     FILE.parquet: columns `path` and `feature` (fixed-size list of float32), `about` as the schema's metadata.
     FILE.npy: the matrix; beside it FILE.json with `paths` and `about`. A path without suffix: a folder of parts, the
-    first of them of number `part`. Raises UserError for another suffix.
+    first of them of number `part`. Raises UserError for another suffix, or names that Parquet does not hold.
     """
+    odd = next((name for name in names if not is_text(name)), None)
+    if odd is not None and path.suffix != ".npy":
+        raise UserError(f"{shown(odd)}: Parquet holds names in UTF-8 alone; rename the picture, or export to FILE.npy")
     if not path.suffix:
         return write_parts(path, names, features, about, part)
     if path.suffix == ".parquet":
-        with atomic_path(path) as temporary:
-            _parquet(temporary, names, features, about)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            _parquet(file, names, features, about)
         return [path]
     if path.suffix == ".npy":
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -34,13 +38,13 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
     raise UserError(f"{path}: features are exported to a .parquet or .npy file, or to a folder")
 
 
-def _parquet(path: Path, names: list[str], features: np.ndarray, about: dict[str, str]) -> None:
+def _parquet(file: BinaryIO, names: list[str], features: np.ndarray, about: dict[str, str]) -> None:
     with extra("faiss"):
         import pyarrow as pa
         import pyarrow.parquet as pq
     width = features.shape[1]
     schema = pa.schema([("path", pa.string()), ("feature", pa.list_(pa.float32(), width))], metadata=about)
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(file, schema) as writer:
         for start in range(0, len(names), BLOCK):
             block = pa.array(np.ascontiguousarray(features[start : start + BLOCK]).reshape(-1), pa.float32())
             rows = pa.FixedSizeListArray.from_arrays(block, width)

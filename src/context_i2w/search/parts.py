@@ -34,8 +34,8 @@ def write_parts(folder: Path, names: list[str], features: np.ndarray, about: dic
         schema = pa.schema([("image_path", pa.string())], metadata=about)
         embeddings = folder / EMBEDDINGS / f"{EMBEDDINGS}_{number:05d}.npy"
         metadata = folder / METADATA / f"{METADATA}_{number:05d}.parquet"
-        with atomic_path(metadata) as temporary:
-            pq.write_table(pa.table([names[start : start + ROWS]], schema=schema), temporary)
+        with atomic_path(metadata) as temporary, open(temporary, "wb") as file:  # pyarrow's own paths are UTF-8 alone
+            pq.write_table(pa.table([names[start : start + ROWS]], schema=schema), file)
         with atomic_path(embeddings) as temporary, open(temporary, "wb") as file:
             np.save(file, features[start : start + ROWS].astype(np.float16))
         written += [embeddings, metadata]
