@@ -23,9 +23,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from context_i2w.command_line import Options, option, parse
+from context_i2w.command_line import OptionError, Options, option, parse
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
+from context_i2w.files import check_writable, is_text
 from context_i2w.preparation.masking import cases as masking_cases
 from context_i2w.preparation.masking import lists as masking_lists
 from context_i2w.preparation.masking import shards as masking_shards
@@ -54,6 +55,8 @@ class MaskingOptions(Options):
         super().__post_init__()
         if bool(self.evaluate) == bool(self.source):
             raise UserError("name a list or shards, or --evaluate and a file of annotated captions")
+        if not is_text(self.masked_column):
+            raise OptionError("masked_column", self.masked_column, "lists are written in UTF-8, which can't hold it")
 
 
 def make_parser(name: str, processes: int) -> Parser:
@@ -114,6 +117,7 @@ def run(arguments: MaskingOptions, parser: Parser) -> str:
     if len(arguments.source) > 1:
         raise UserError("one list at a time")
     output = output_of(arguments.source, arguments.output)
+    check_writable(output, "--output")
     with tqdm(unit="caption", desc="masking", unit_scale=True) as bar:
 
         def advance(done: int, total: int) -> None:

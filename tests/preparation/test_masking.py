@@ -481,6 +481,8 @@ def test_script(run, listed, tmp_path):
         [],
         [tmp_path],
         [tmp_path / "none.csv"],
+        [listed, "--output", "/"],
+        [listed, "--masked-column", "\udc80"],
     ):
         status, _, err = run(*arguments, *([] if "--parser" in arguments else ["--parser", "rules"]))
         assert status == 2

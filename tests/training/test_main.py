@@ -144,7 +144,8 @@ def test_flags_win_over_a_config(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    ["--batch-size -1", "--batch-size 999999999999999999999", "--epochs 0", "--max-broken nan", "--keep -1", "--crops -1", "--workers 99999999999",
+    ["--batch-size -1", "--epochs 0", "--batch-size 999999999999999999999",
+     "--max-broken nan", "--keep -1", "--crops -1", "--workers 99999999999",
      "--accumulate 0", "--log-every 0", "--save-frequency 0", "--seed -1", "--lr inf", "--mapper-option depth=2.5",
      "--mapper-option heads=0", "--mapper-option queries=-1", "--mapper-option dropout=2", "--lr-multiplier gate=x"],
 )  # fmt: skip
