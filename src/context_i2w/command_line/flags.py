@@ -150,4 +150,6 @@ def _hyphens(word: str) -> str:
 
 
 def _short(message: str) -> str:
-    return message if len(message) <= 600 else f"{message[:500]} … ({len(message)} characters)"
+    """One printable line."""
+    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in message[:600])
+    return line if len(message) <= 600 else f"{line} … ({len(message)} characters)"
