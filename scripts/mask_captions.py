@@ -14,7 +14,6 @@ without any dependency that is good for the toy world and a makeshift for the we
 (docs/data.md).
 """
 
-import importlib.util
 import sys
 import time
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from context_i2w.preparation.masking import lists as masking_lists
 from context_i2w.preparation.masking import shards as masking_shards
 from context_i2w.preparation.masking.rule_parser import RuleParser
 from context_i2w.preparation.masking.rules import POLICIES, Parser, mask_captions
-from context_i2w.preparation.masking.spacy_parser import SpacyParser
+from context_i2w.preparation.masking.spacy_parser import REMEDY, SpacyParser, installed
 from context_i2w.preparation.script import resumable
 
 DEFAULT_PIPELINE = "en_core_web_sm"
@@ -62,10 +61,9 @@ class MaskingOptions(Options):
 def make_parser(name: str, processes: int) -> Parser:
     """`rules`, `spacy:PIPELINE`, or `auto`: spaCy's small English pipeline if it is there, else the rules."""
     if name == "auto":
-        installed = importlib.util.find_spec("spacy") and importlib.util.find_spec(DEFAULT_PIPELINE)
-        name = f"spacy:{DEFAULT_PIPELINE}" if installed else "rules"
-        if not installed:
-            print(f"note: spaCy's {DEFAULT_PIPELINE} is not installed; masking by rules", file=sys.stderr)
+        name = f"spacy:{DEFAULT_PIPELINE}" if installed(DEFAULT_PIPELINE) else "rules"
+        if name == "rules":
+            print(f"note: spaCy's {DEFAULT_PIPELINE} is not installed (`{REMEDY}`); masking by rules", file=sys.stderr)
     if name == "rules":
         return RuleParser()
     if name.split(":")[0] != "spacy":

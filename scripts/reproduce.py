@@ -11,6 +11,7 @@ The same figures go to a JSON file beside the tables. Both are written after eac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -79,7 +80,7 @@ def reproduce(asked: ReproductionOptions) -> None:
         else:
             entry |= {"results": results_of(result), "protocol": dict(result.benchmark.protocol)}
             shown = protocol_line(result.benchmark.protocol)
-            parts.append(f"{compared(table, results_of(result))}\n\nProtocol: {shown}.")
+            parts.append(f"{compared(table, results_of(result))}\n\n{other_size(table, result)}Protocol: {shown}.")
             if result.submissions:
                 files = write_submissions(result, asked.submission_dir)
                 parts.append(f"Submission files in {asked.submission_dir}: {', '.join(path.name for path in files)}.")
@@ -97,6 +98,15 @@ def run(table: PaperTable, models: Models, data_root: str, encoding: EncodingOpt
     theirs = {name: value for name, value in PROTOCOLS[protocol].options.items() if name in known}
     benchmark = kind.load(data_root, kind.options(**theirs | dict(table.options)))
     return as_in_the_paper(under(benchmark, protocol), models, encoding)
+
+
+def other_size(table: PaperTable, result: Result) -> str:
+    """A warning where there are not as many queries as the table's title says; else nothing."""
+    found = re.search(r"([\d,]+) queries", table.title)
+    counts = [len(group.query_ids) for group in result.benchmark.groups]
+    if not found or int(found[1].replace(",", "")) in (sum(counts), *counts):
+        return ""
+    return f"**Not the published data: {sum(counts):,} queries here. The differences say nothing about a method.**\n\n"
 
 
 def by_row(table: PaperTable) -> dict[str, dict[str, dict[str, float]]]:

@@ -127,7 +127,8 @@ def device_named(name: str) -> torch.device:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, ValueError) as error:
         shown = name if name.isprintable() else repr(name)
-        raise UserError(f"--device {shown[:80]}: {one_line(error).partition('. ')[0][:300]}") from None
+        reason = one_line(error).partition(". ")[0][:300]
+        raise UserError(f"--device {shown[:80]}: {reason}; leave it out, or give --device cpu") from None
 
 
 def _place() -> tuple[int, int, int]:

@@ -66,6 +66,8 @@ class Batch(NamedTuple):
 
 def check_list_exists(path: Path, option: str = "list") -> None:
     """Raises UserError, under the option's name, if there is no such list."""
+    if path.is_dir():
+        raise UserError(f"{option} {path}: a folder without shards (*.tar); name the list in it")
     if not path.is_file():
         raise UserError(f"{option} {path}: no such list; docs/training.md tells how to make it")
 

@@ -196,7 +196,10 @@ class FrozenCLIP(nn.Module):
         if unknown:
             tokenizer = Tokenizer()
             words = ", ".join(repr(tokenizer.decode([i])) for i in unknown[:8])
-            raise UserError(f"{self.name} does not know {words}: its small vocabulary covers the toy world only")
+            raise UserError(
+                f"{self.name} does not know {words}: its small vocabulary covers the toy world only; "
+                "texts of your own need a real CLIP, as --model ViT-B/32 --openai-pretrained"
+            )
 
     def _check_supported(self, model: Any, text: Any) -> None:
         parts = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")

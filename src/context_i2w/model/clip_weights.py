@@ -1,6 +1,7 @@
 """Finds and reads CLIP's weights: open_clip names and tags, local files, OpenAI's archives, the toy CLIP."""
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,15 @@ def _create(name: str, tag: str | None) -> torch.nn.Module:
         # The tag, not the model's configuration, knows which activation the weights were trained with.
         quick = bool(tag and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
         given = bool(tag) or name.startswith(SCHEMAS)
+        logging.disable(logging.ERROR)  # libraries log each retry and then the error, each twice
         return open_clip.create_model(name, pretrained=tag, force_quick_gelu=quick, require_pretrained=given)
     except Exception as error:  # the hub client and damaged files have an error class for each fault
         raise UserError(
-            f"--model {name} --pretrained {tag}: {first_line(error)}; "
-            "give a local file with --pretrained FILE where downloads are not possible"
-        ) from error
+            f"--model {name} --pretrained {tag}: can't be fetched or read ({shown(first_line(error), 200)}); without "
+            "network fetch the weights elsewhere (as OpenAI's ViT-L-14.pt) and give the file: --pretrained FILE"
+        ) from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _from_file(config: dict, name: str, path: Path, configuration: dict | None) -> FrozenCLIP:

@@ -78,7 +78,12 @@ def _load(path: str, kind: str) -> type[Any]:
     module, _, name = path.rpartition(":")
     try:
         found = _import_file(Path(module)) if module.endswith(".py") else _import_module(module)
+        if not hasattr(found, name):
+            own = [key for key, value in vars(found).items() if getattr(value, "__module__", None) == found.__name__]
+            raise UserError(f"{kind} {path}: no {name} in it; there are {', '.join(own) or 'no classes'}")
         return getattr(found, name)
+    except UserError:
+        raise
     except Exception as error:  # of whatever kind: it is the user's code that runs
         raise UserError(f"{kind} {path}: can't be imported ({type(error).__name__}: {error})") from error
 

@@ -38,7 +38,7 @@ _DTYPES |= {"BFloat16Storage": torch.bfloat16, "ByteStorage": torch.uint8, "Bool
 def check_readable(path: Path, what: str) -> None:
     """Raises UserError, naming the remedy, if there is no such file, it is empty or a pointer to one."""
     if not os.path.isfile(path):
-        raise UserError(f"{path}: no such {what}")
+        raise UserError(f"{path}: no such {what}; mend the name (docs/checkpoints.md says where files are)")
     try:
         with open(path, "rb") as file:
             head = file.read(64)

@@ -188,7 +188,7 @@ def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
         finding.next = "python scripts/prepare_cc3m.py download --run"
     else:
         finding.lines.append(f"no {source}")
-        finding.next = "docs/data.md, section Conceptual Captions 3M"
+        finding.next = "docs/data.md"
     try:
         finding.lines.append(f"{images}: {cc3m.read_report(images).text()}")
         finding.state = INCOMPLETE
@@ -197,7 +197,13 @@ def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
             finding.next = f"python scripts/mask_captions.py {images} --output {images}_masked"
     except UserError:
         finding.lines.append(f"no finished download in {images}")
-    use = "python src/main.py --train-data={} --model ViT-L/14 (docs/training.md)"
+        if shards := sum(1 for _ in images.glob("*.tar")):
+            finding.lines[-1] = f"{images}: {shards:,} shards of unknown size (no *_stats.json beside them)"
+            finding.state, finding.next = (
+                INCOMPLETE,
+                f"python scripts/mask_captions.py {images} --output {images}_masked",
+            )
+    use = "python src/main.py --train-data={} --model ViT-L/14 --openai-pretrained (docs/training.md)"
     use = use if split == "train" else "--val-data={} in training (docs/training.md)"
     _check_masked_shards(finding, images, use)
     if listed.is_file():

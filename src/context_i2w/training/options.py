@@ -214,6 +214,8 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     name = given.get("objective", "contrastive")
     kind = None if name == "contrastive" else find_class(name, OBJECTIVES, "objective")
     values = dict(kind.recipe) if kind else {}
+    if "epochs" in given and "steps" not in given:
+        values.pop("steps", None)  # what was asked for wins
     if given.get("train_data"):
         return values
     return TOY_RECIPE | values | (kind.toy_recipe if kind else {})

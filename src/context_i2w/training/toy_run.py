@@ -72,8 +72,10 @@ def toy_settings(settings: RunSettings, world: Path = TOY_ROOT) -> RunSettings:
         "pretrained": "toy",
         "feature_cache": str(world / "-".join(["features", *kind])),
     }
-    if not find_class(settings.model.objective, OBJECTIVES, "objective").reads_images:
+    if not find_class(settings.model.objective, OBJECTIVES, "objective").reads_images or settings.model.clip != "toy":
         del toy["feature_cache"]
+    if settings.model.openai_pretrained:
+        del toy["pretrained"]
     given = flat(settings)
     return with_values(settings, **{key: value for key, value in toy.items() if given[key] is None})
 

@@ -23,7 +23,7 @@ from context_i2w.data.shard_files import (
     read_member,
 )
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, list_some, read_json, write_text
+from context_i2w.files import atomic_path, file_state, list_some, note, read_json, write_text
 from context_i2w.preparation.masking.lists import MASKED_COLUMN
 from context_i2w.preparation.masking.rules import Parser, mask_captions
 from context_i2w.preparation.masking.summary import SUMMARY, Summary
@@ -66,6 +66,7 @@ def mask_shards(
 ) -> Summary:
     """Rewrites each shard into the folder `output`; returns what was done, finished shards included.
 
+    A shard whose source has changed since is masked anew.
     Raises UserError for a damaged shard, an output that is the input, or shards there made with other options.
     """
     if any(shard.resolve().parent == output.resolve() for shard in shards):
@@ -74,16 +75,21 @@ def mask_shards(
         with atomic_path(output / source.name) as temporary:
             temporary.write_bytes(source.read_bytes())  # masking leaves no sample out
     work = {"parser": parser.name, "policy": policy, "field": masked_field}
-    total = Summary()
+    shape, total = {**dict.fromkeys(work, str), "source?": [int], "summary": SUMMARY}, Summary()
     for shard in progress(shards):
-        report = output / f"{shard.stem}_masking.json"
-        if not ((output / shard.name).exists() and report.exists()):
-            summary = _mask_shard(shard, output / shard.name, parser, policy, masked_field)
-            write_text(report, json.dumps({**work, "summary": summary.as_json()}))
-        shape = {**dict.fromkeys(work, str), "summary": SUMMARY}
-        content = read_json(report, shape, "delete it, and the shard is masked again")
-        if {name: content[name] for name in work} != work:
-            raise UserError(f"{output / shard.name} was made with another parser or policy; name another --output")
+        target, report = output / shard.name, output / f"{shard.stem}_masking.json"
+        state, content = [*file_state(shard)], None
+        if target.exists() and report.exists():
+            content = read_json(report, shape, "delete it, and the shard is masked again")
+            if {name: content[name] for name in work} != work:
+                raise UserError(f"{target} was made with another parser or policy; name another --output")
+            if content.get("source", state) != state:
+                note(f"{shard} has changed since it was masked; it is masked anew")
+                content = None
+        if content is None:
+            summary = _mask_shard(shard, target, parser, policy, masked_field)
+            content = {**work, "source": state, "summary": summary.as_json()}
+            write_text(report, json.dumps(content))
         total.merge(Summary.from_json(content["summary"]))
     return total
 

