@@ -59,5 +59,7 @@ def test_runs_what_is_there_and_says_what_is_not(
     assert validation["published"]["all"]["LinCIR"] == {"R@1": 25.09, "R@5": 54.41}
     assert "query_files.csv:1" in next(table["not run"] for title, table in tables.items() if "i-CIR" in title)
     assert "18.7 / 26.96 (-8.3)" in text
+    queries = json.loads((golden_data / "cirr" / "captions" / "cap.rc2.val.json").read_text())
+    assert f"**Not the published data: {len(queries)} queries here." in text
     assert "Not run: no COCO data" in text
     assert (tmp_path / "submissions" / "cirr_test_Context-I2W_recall_subset.json").is_file()

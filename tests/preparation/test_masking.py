@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from context_i2w.data.shard_files import read_samples
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
 from context_i2w.preparation import cc3m
@@ -402,6 +403,10 @@ def test_finished_shards_are_skipped_and_bad_ones_named(tmp_path):
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["00000.tar", "00000_masking.json"]
     resumed = masking_shards.mask_shards(shards, tmp_path / "out", Stopping(1), "subject")
     assert resumed == masking_shards.mask_shards(shards, tmp_path / "again", RuleParser(), "subject")
+    write_shard(shards[0], SAMPLES[:1])  # its masked copy is out of date
+    changed = masking_shards.mask_shards(shards, tmp_path / "out", RuleParser(), "subject")
+    assert changed == masking_shards.mask_shards(shards, tmp_path / "third", RuleParser(), "subject")
+    assert len(list(read_samples(str(tmp_path / "out" / "00000.tar")))) == 1
     with pytest.raises(UserError, match="another parser or policy"):
         masking_shards.mask_shards(shards, tmp_path / "out", RuleParser(), "head-noun")
     with pytest.raises(UserError, match="folder of the shards themselves"):

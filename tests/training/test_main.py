@@ -72,6 +72,14 @@ def test_a_list_trains_resumes_and_is_evaluated_by_the_script(here, mini_world, 
     assert "R_subset@1" in content["results"]["all"]["composed"]
 
 
+def test_the_toy_world_under_another_clip(tmp_path):
+    settings = parse_settings(["--model", "ViT-B/32", "--openai-pretrained"])
+    filled = toy_run.toy_settings(settings, tmp_path)
+    assert (filled.model.clip, filled.model.weights) == ("ViT-B/32", "openai")
+    assert filled.data.feature_cache is None  # the toy CLIP's features are no use
+    assert toy_run.toy_settings(parse_settings([]), tmp_path).model.weights == "toy"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

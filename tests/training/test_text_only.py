@@ -87,6 +87,8 @@ def test_the_recipe_is_lincirs():
     assert settings.optim == OPTIM
     assert (settings.train.steps, settings.train.batch_size, settings.recipe_batch) == (20_000, 512, 512)
     assert settings.model.mapper == "phi"
+    shorter = settings_of({"objective": "text", "train_data": "captions.tsv", "epochs": 3}).train
+    assert (shorter.steps, shorter.epochs) == (None, 3)
 
 
 def test_a_words_own_embedding_in_the_masks_place_gives_the_plain_text(golden_clip):
