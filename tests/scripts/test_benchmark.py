@@ -47,7 +47,7 @@ def test_report_is_printed_and_written(tmp_path, capsys):
     report = json.loads(output.read_text())
     assert report["ranking"][0]["gallery"] == 500
     for task in ("top", "ranks"):
-        assert report["ranking"][0]["tasks"][task]["same"] > 0.99
+        assert report["ranking"][0]["tasks"][task]["full sort same"] > 0.99
         assert task in capsys.readouterr().out or task == "ranks"
     assert report["machine"]["threads"] == torch.get_num_threads()
 

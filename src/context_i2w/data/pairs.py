@@ -51,12 +51,12 @@ class Batch(NamedTuple):
     condition_ids: Tensor  # [B, L] token ids of the masked captions
     images: Tensor | None = None  # [B, 3, H, W], bytes
     features: ImageFeatures | None = None
-    scale: Tensor | None = None  # [B, N], of tokens kept as whole numbers: the unit of each, applied on the device
     condition: Tensor | None = None  # [B, E]
     broken: tuple[tuple[str, str], ...] = ()  # (name, kind of fault) of the pairs left out
     targets: Tensor | None = None  # [B, 3, H, W], bytes
     target_embeddings: Tensor | None = None  # [B, E]
     caption_ids: Tensor | None = None  # [B, L] token ids of the captions themselves, for training that reads no image
+    scale: Tensor | None = None  # [B, N], of tokens kept as whole numbers: the unit of each, applied on the device
 
     @property
     def size(self) -> int:
