@@ -77,7 +77,9 @@ def test_the_toy_world_under_another_clip(tmp_path):
     filled = toy_run.toy_settings(settings, tmp_path)
     assert (filled.model.clip, filled.model.weights) == ("ViT-B/32", "openai")
     assert filled.data.feature_cache is None  # the toy CLIP's features are no use
-    assert toy_run.toy_settings(parse_settings([]), tmp_path).model.weights == "toy"
+    usual = toy_run.toy_settings(parse_settings([]), tmp_path)
+    assert usual.model.weights == "toy"
+    assert usual.data.feature_cache.startswith(str(tmp_path / "features-"))
 
 
 @pytest.mark.parametrize(

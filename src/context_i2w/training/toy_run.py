@@ -72,7 +72,8 @@ def toy_settings(settings: RunSettings, world: Path = TOY_ROOT) -> RunSettings:
         "pretrained": "toy",
         "feature_cache": str(world / "-".join(["features", *kind])),
     }
-    if not find_class(settings.model.objective, OBJECTIVES, "objective").reads_images or settings.model.clip != "toy":
+    reads_images = find_class(settings.model.objective, OBJECTIVES, "objective").reads_images
+    if not reads_images or settings.model.clip not in (None, "toy"):
         del toy["feature_cache"]
     if settings.model.openai_pretrained:
         del toy["pretrained"]
