@@ -31,7 +31,7 @@ from context_i2w.preparation.masking import lists as masking_lists
 from context_i2w.preparation.masking import shards as masking_shards
 from context_i2w.preparation.masking.rule_parser import RuleParser
 from context_i2w.preparation.masking.rules import POLICIES, Parser, mask_captions
-from context_i2w.preparation.masking.spacy_parser import REMEDY, SpacyParser, installed
+from context_i2w.preparation.masking.spacy_parser import SpacyParser, installed, remedy
 from context_i2w.preparation.script import resumable
 
 DEFAULT_PIPELINE = "en_core_web_sm"
@@ -63,7 +63,8 @@ def make_parser(name: str, processes: int) -> Parser:
     if name == "auto":
         name = f"spacy:{DEFAULT_PIPELINE}" if installed(DEFAULT_PIPELINE) else "rules"
         if name == "rules":
-            print(f"note: spaCy's {DEFAULT_PIPELINE} is not installed (`{REMEDY}`); masking by rules", file=sys.stderr)
+            how = remedy(DEFAULT_PIPELINE)
+            print(f"note: spaCy's {DEFAULT_PIPELINE} is not installed (`{how}`); masking by rules", file=sys.stderr)
     if name == "rules":
         return RuleParser()
     if name.split(":")[0] != "spacy":

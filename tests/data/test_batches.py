@@ -7,6 +7,7 @@ import time
 import pytest
 from torch.utils.data import Dataset
 
+from context_i2w.data import reading
 from context_i2w.data.reading import read
 from context_i2w.errors import UserError
 from context_i2w.model.images import BrokenImage, open_image
@@ -53,3 +54,16 @@ def test_a_pipe_is_no_picture(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(BrokenImage, match="not a file"):
         open_image(tmp_path / "a.jpg")
+
+
+def test_a_signal_while_readers_start_is_no_death(monkeypatch):
+    decide = reading._decide_on_signals
+
+    def at_once(*arguments):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        decide(*arguments)
+
+    monkeypatch.setattr(reading, "_decide_on_signals", at_once)
+    assert list(read(Rows(lambda: None), 2)) == list(range(8))
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}

@@ -16,6 +16,7 @@ from context_i2w.errors import UserError
 from context_i2w.model.images import BrokenImage
 
 T = TypeVar("T")
+SIGNALS = {signal.SIGTERM, signal.SIGINT} | ({signal.SIGUSR1} if sys.platform != "win32" else set())
 
 
 class Images(NamedTuple):
@@ -72,7 +73,7 @@ def read(rows: Dataset, workers: int, **options) -> Iterator[Any]:
         **options,
     )
     try:
-        yield from loader
+        yield from _begun(loader, workers)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -85,6 +86,17 @@ def read(rows: Dataset, workers: int, **options) -> Iterator[Any]:
             ending.set()
 
 
+def _begun(loader: DataLoader, workers: int) -> Iterator[Any]:
+    """Its iterator; signals wait until the processes that it starts have decided on them, else they die of one."""
+    if not workers or sys.platform == "win32":
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _decide_on_signals(ending: Any, worker: int) -> None:
     """A reader goes on at signals, unless its work is over: it might wait for a file that never comes."""
 
@@ -93,5 +105,7 @@ def _decide_on_signals(ending: Any, worker: int) -> None:
             os._exit(0)
 
     signal.signal(signal.SIGTERM, on_signal)
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

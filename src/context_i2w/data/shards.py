@@ -215,10 +215,8 @@ def _joined(parts: list[Batch], pin: bool) -> Batch:
 
 def _cat(parts: list[Tensor | None], pin: bool) -> Tensor | None:
     there = [part for part in parts if part is not None]
-    if len(there) < 2 and not pin:
+    if not there or (len(there) == 1 and not pin):
         return there[0] if there else None
-    if not there:
-        return None
     there = [part.permute(0, 2, 3, 1) for part in there]  # as they lie in memory
     joined = torch.empty(sum(map(len, there)), *there[0].shape[1:], dtype=there[0].dtype, pin_memory=pin)
     return torch.cat(there, out=joined).permute(0, 3, 1, 2)

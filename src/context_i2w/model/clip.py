@@ -198,7 +198,7 @@ class FrozenCLIP(nn.Module):
             words = ", ".join(repr(tokenizer.decode([i])) for i in unknown[:8])
             raise UserError(
                 f"{self.name} does not know {words}: its small vocabulary covers the toy world only; "
-                "texts of your own need a real CLIP, as --model ViT-B/32 --openai-pretrained"
+                "texts of your own need a real CLIP, as OpenAI's ViT-B/32"
             )
 
     def _check_supported(self, model: Any, text: Any) -> None:

