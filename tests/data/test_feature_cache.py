@@ -1,6 +1,7 @@
 """The feature cache: the same batches as without it within the stated bounds; interruptions, stale keys, breakage."""
 
 import os
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,6 +66,21 @@ def test_features_are_those_of_the_images_within_the_stated_bound(golden_clip, p
     error = (see(golden_clip, batch).tokens - image.tokens).abs()
     bounds = {"fp16": image.tokens.abs() * 2**-11, "int8": image.tokens.abs().amax(-1, keepdim=True) / 254}
     assert (error <= bounds[precision] * 1.01 + 1e-5).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_each_row_is_verified_once_an_opening(golden_clip, pairs, tmp_path, workers):
+    """Also by reading processes, which begin anew with every epoch; and a copy for a spawned one maps by itself."""
+    cache = open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions())
+    source = ListSource(cache, 5, 5, 0, Process(), workers)
+    assert not cache.images.store.verified.any()
+    first, second = (next(iter(source.epoch(0))) for _ in range(2))
+    assert cache.images.store.verified.all()
+    assert torch.equal(first.features.tokens, second.features.tokens)
+    store = cache.images.store
+    again = pickle.loads(pickle.dumps(store))
+    assert np.array_equal(again.read(np.arange(5)), store.read(np.arange(5)))
+    assert len(pickle.dumps(store)) < 10_000
 
 
 def test_embeddings_alone(golden_clip, pairs, tmp_path):

@@ -108,13 +108,13 @@ def test_cc3m_step_by_step(tmp_path):
 def test_ready_made_shards_of_cc3m_need_no_links(tmp_path):
     for folder in ("wds", "train_masked", "val_masked"):
         (tmp_path / folder).mkdir()
-    for folder, name in (
-        ("train_masked", "train-0000"),
-        ("val_masked", "validation-0000"),
-        ("val_masked", "validation-0001"),
-    ):
+    for name in ("train-0000", "validation-0000", "validation-0001"):
         (tmp_path / "wds" / f"cc3m-{name}.tar").write_bytes(b"")
-        (tmp_path / folder / f"cc3m-{name}.tar").write_bytes(b"")
+    fetched = data_check.check_cc3m(tmp_path / "cc", tmp_path)[0]
+    mask = f"python scripts/mask_captions.py {tmp_path}/wds/*-train*.tar --output {tmp_path}/train_masked"
+    assert (fetched.state, fetched.next) == (data_check.INCOMPLETE, mask)
+    for shard in (tmp_path / "wds").iterdir():
+        shutil.copy(shard, tmp_path / ("val_masked" if "validation" in shard.name else "train_masked"))
     assert [found.state for found in data_check.check_cc3m(tmp_path / "cc", tmp_path)] == [data_check.COMPLETE] * 2
     (tmp_path / "val_masked" / "cc3m-validation-0001.tar").unlink()
     train, val = data_check.check_cc3m(tmp_path / "cc", tmp_path)

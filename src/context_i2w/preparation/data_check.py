@@ -189,33 +189,31 @@ def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
     else:
         finding.lines.append(f"no {source}")
         finding.next = "docs/data.md"
+    shards, of_shards = len([*images.glob("*.tar")]), str(images)
+    if not shards:  # the ready-made ones (docs/data.md)
+        of_shards = f"{images.parent}/wds/*-{images.name}*.tar"
+        shards = len([*images.parent.glob(f"wds/*-{images.name}*.tar")])
     try:
         finding.lines.append(f"{images}: {cc3m.read_report(images).text()}")
-        finding.state = INCOMPLETE
-        finding.next = "python scripts/prepare_cc3m.py lists"
-        if any(images.glob("*.tar")):
-            finding.next = f"python scripts/mask_captions.py {images} --output {images}_masked"
+        finding.state, finding.next = INCOMPLETE, "python scripts/prepare_cc3m.py lists"
     except UserError:
-        finding.lines.append(f"no finished download in {images}")
-        if shards := sum(1 for _ in images.glob("*.tar")):
-            finding.lines[-1] = f"{images}: {shards:,} shards of unknown size (no *_stats.json beside them)"
-            finding.state = INCOMPLETE
-            finding.next = f"python scripts/mask_captions.py {images} --output {images}_masked"
+        finding.lines.append(f"{of_shards}: {shards:,} shards" if shards else f"no finished download in {images}")
+    if shards:
+        finding.state = INCOMPLETE
+        finding.next = f"python scripts/mask_captions.py {of_shards} --output {images}_masked"
     use = "python src/main.py --train-data={} --model ViT-L/14 --openai-pretrained (docs/training.md)"
     use = use if split == "train" else "--val-data={} in training (docs/training.md)"
-    _check_masked_shards(finding, images, use)
+    _check_masked_shards(finding, images.with_name(f"{images.name}_masked"), shards, use)
     if listed.is_file():
         _check_list(finding, listed, samples, use)
     return finding
 
 
-def _check_masked_shards(finding: Finding, images: Path, use: str) -> None:
-    """Shards of img2dataset or the ready-made ones (docs/data.md), once masked; each appears when it is finished."""
-    masked = images.with_name(f"{images.name}_masked")
+def _check_masked_shards(finding: Finding, masked: Path, unmasked: int, use: str) -> None:
+    """Shards once masked; each appears when it is finished."""
     if shards := sum(1 for _ in masked.glob("*.tar")):
         finding.lines.append(f"{masked}: {shards:,} shards with masked captions")
-        unmasked = [*images.glob("*.tar"), *images.parent.glob(f"wds/*-{images.name}*.tar")]
-        whole = shards >= len(unmasked)
+        whole = shards >= unmasked
         finding.state = COMPLETE if whole else INCOMPLETE
         if whole:
             finding.next = use.format(masked)

