@@ -1,5 +1,6 @@
 """Shards: every sample once, an order that nothing but the seed changes, faults counted, streams and sizes."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 from tests.made_pairs import sample, ten_faults, write_shard, write_shards
 
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
-from context_i2w.data.shard_files import expand_shards, is_shards, read_samples, shard_sizes
+from context_i2w.data.shard_files import (
+    QuickHeader,
+    expand_shards,
+    is_shards,
+    open_shard,
+    read_member,
+    read_samples,
+    shard_sizes,
+)
 from context_i2w.data.shard_plan import ShardPlan
 from context_i2w.data.shards import ShardOptions, ShardSource
 from context_i2w.distributed import Process
@@ -169,6 +178,34 @@ def test_shards_as_people_have_them(name, samples):
     found = list(read_samples(shard))
     assert [set(sample.members) for sample in found] == [{"jpg", "json", "txt"}] * samples
     assert shard_sizes([shard], None, show=False) == [samples]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    files=st.dictionaries(
+        st.text("aé/.", min_size=1, max_size=150).map("a{}b".format), st.integers(0, 1500), max_size=4
+    ),
+    kind=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    time=st.sampled_from([0, 1.5]),  # a fraction asks for a header more
+    cut=st.integers(0, 4000),
+)
+def test_quick_headers_say_what_tarfile_says(tmp_path_factory, files, kind, time, cut):
+    path = tmp_path_factory.getbasetemp() / "headers.tar"
+    with tarfile.open(path, "w", format=kind) as archive:
+        for name, size in files.items():
+            header = tarfile.TarInfo(name)
+            header.size, header.mtime = size, time
+            with contextlib.suppress(ValueError):  # USTAR has no room for the longest names
+                archive.addfile(header, io.BytesIO(b"x" * size))
+    path.write_bytes(path.read_bytes()[: -cut or None])
+
+    def read(kind: type[tarfile.TarInfo]) -> list[tuple[str, bytes]]:
+        found = []
+        with contextlib.suppress(tarfile.TarError, EOFError), open_shard(str(path), kind) as archive:
+            found += ((header.name, read_member(archive, header)) for header in archive)
+        return found
+
+    assert read(QuickHeader) == read(tarfile.TarInfo)
 
 
 def test_zipped_shards_are_read(tmp_path):

@@ -10,7 +10,6 @@ import math
 import random
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -127,11 +126,10 @@ def crop_box(
     """
     import torch
 
-    (share, shares), (aspect, aspects) = _uniform(*scale), _uniform(*RATIO, torch.log)
-    drawn = torch.rand(2 * TRIES, generator=random_numbers).tolist()
-    tries = torch.tensor([[share + shares * x for x in drawn[::2]], [aspect + aspects * x for x in drawn[1::2]]])
-    tries[1].exp_()
-    for number, (share, aspect) in enumerate(zip(*tries.tolist())):
+    least, more = _uniform(scale)
+    tries = torch.rand(TRIES, 2, generator=random_numbers).double().mul_(more).add_(least).float()
+    tries[:, 1].exp_()
+    for number, (share, aspect) in enumerate(tries.tolist()):
         area = height * width * share
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
@@ -147,10 +145,9 @@ def crop_box(
 
 
 @functools.cache
-def _uniform(least: float, most: float, scale: Callable[[Tensor], Tensor] | None = None) -> tuple[float, float]:
-    """The least number that is drawn and how much more it may be, in float32, as torchvision has them."""
+def _uniform(scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """The least share and logarithm of the aspect ratio, and how much more may be drawn, as torchvision rounds them."""
     import torch
 
-    ends = torch.tensor((least, most))
-    ends = scale(ends) if scale else ends
-    return ends[0].item(), (ends[1] - ends[0]).item()
+    ends = torch.stack([torch.tensor(scale), torch.tensor(RATIO).log()])
+    return ends[:, 0].double(), (ends[:, 1] - ends[:, 0]).double()

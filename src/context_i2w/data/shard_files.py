@@ -35,6 +35,20 @@ class BrokenShard(Exception):
     """A shard that can't be read, or not to its end; the message says why."""
 
 
+class QuickHeader(tarfile.TarInfo):
+    """A member's name, type and size, at a fifth of tarfile's time for all its fields; it reads what isn't plain."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        if len(buf) == tarfile.BLOCKSIZE and buf[156:157] in (tarfile.REGTYPE, tarfile.XHDTYPE) and not buf[345]:
+            with contextlib.suppress(ValueError):
+                if sum(buf) - sum(buf[148:156]) + 8 * ord(" ") == int(buf[148:156].rstrip(b"\0 "), 8):
+                    header = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
+                    header.type, header.size = buf[156:157], int(buf[124:136].rstrip(b"\0 "), 8)
+                    return header
+        return super().frombuf(buf, encoding, errors)
+
+
 def is_shards(data: str) -> bool:
     """Whether training data are shards (`….tar`, a URL, `pipe:…`, a folder of tars) and not a list."""
     return data.startswith("pipe:") or "://" in data or data.endswith(ENDINGS) or any(_in_folder(data))
@@ -135,7 +149,7 @@ def _in_folder(data: str) -> list[str]:
 
 def _read_once(shard: str, skip: int) -> Iterator[Sample]:
     sample, number = Sample("", {}), -1
-    with open_shard(shard) as archive:
+    with open_shard(shard, QuickHeader) as archive:
         for this, name, ending, header in members(archive):
             if this != number:
                 if sample.members:
@@ -148,16 +162,23 @@ def _read_once(shard: str, skip: int) -> Iterator[Sample]:
 
 
 def read_member(archive: tarfile.TarFile, header: tarfile.TarInfo) -> bytes:
-    """The content of one of `members`."""
-    file = archive.extractfile(header)
-    assert file is not None  # only a folder or a device has no content, and `members` leaves them out
-    return file.read()
+    """The content of one of `members`. Raises EOFError if the shard ends before."""
+    if header.issparse():
+        file = archive.extractfile(header)  # puts the holes in
+    else:
+        file = archive.fileobj
+        archive.fileobj.seek(header.offset_data)
+    content = file.read(header.size)
+    if len(content) < header.size:
+        raise EOFError(f"ends within {shown(header.name)}")
+    return content
 
 
 @contextlib.contextmanager
-def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
+def open_shard(shard: str, header: type[tarfile.TarInfo] = tarfile.TarInfo) -> Iterator[tarfile.TarFile]:
+    """A shard, its members' headers of that class."""
     if is_local(shard):
-        with tarfile.open(shard, "r:*") as archive:
+        with tarfile.open(shard, "r:*", tarinfo=header) as archive:
             yield archive
         return
     with extra("train"):
@@ -165,7 +186,7 @@ def open_shard(shard: str) -> Iterator[tarfile.TarFile]:
 
     stream = gopen(shard)
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=header) as archive:
             yield archive
     finally:
         with contextlib.suppress(OSError):  # a command that is stopped before its end complains
@@ -228,7 +249,7 @@ def _checked(size: int, path: Path) -> int:
 
 def _count(shard: str) -> int:
     try:
-        with open_shard(shard) as archive:
+        with open_shard(shard, QuickHeader) as archive:
             return max((number for number, *_ in members(archive)), default=-1) + 1
     except (*DAMAGE, BrokenShard) as error:
         raise UserError(f"{shard}: not a shard ({error}); mend it, fetch it again or leave it out") from None

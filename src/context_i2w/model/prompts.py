@@ -12,6 +12,7 @@ import string
 from collections.abc import Collection, Sequence
 
 import ftfy
+import numpy as np
 import open_clip.tokenizer
 import regex
 import torch
@@ -94,6 +95,7 @@ class Tokenizer:
             last_merge = max(self._bpe.bpe_ranks, key=self._bpe.bpe_ranks.__getitem__)
             del self._bpe.bpe_ranks[last_merge], self._bpe.encoder["".join(last_merge)]
         self.cut: set[str] = set()  # texts that were too long, so far
+        self._known: dict[str, list[int]] = {}  # words come again
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` without start and end; MARK becomes the placeholder's id."""
@@ -106,14 +108,14 @@ class Tokenizer:
 
     def __call__(self, texts: Collection[str]) -> Tensor:
         """Token ids [B, context_length], zero after the end token; a longer text is cut and keeps its end token."""
-        rows = torch.zeros(len(texts), self.context_length, dtype=torch.long)
+        rows, most = np.zeros((len(texts), self.context_length), dtype=np.int64), self.context_length - 2
         for row, text in zip(rows, texts, strict=True):
             ids = self.encode(text)
-            if len(ids) > self.context_length - 2:
+            if len(ids) > most:
                 self.cut.add(text)
-            ids = [START_ID, *ids[: self.context_length - 2], END_ID]
-            row[: len(ids)] = torch.tensor(ids)
-        return rows
+            ids = [START_ID, *ids[:most], END_ID]
+            row[: len(ids)] = ids
+        return torch.from_numpy(rows)
 
     def places(self, ids: Tensor) -> Tensor:
         """Where the placeholders of token ids [B, L] are, bool [B, L]."""
@@ -139,6 +141,8 @@ class Tokenizer:
         bpe = self._bpe
         ids: list[int] = []
         for piece in _PIECES.findall(cleaned):
-            symbols = "".join(bpe.byte_encoder[byte] for byte in piece.encode())
-            ids += (bpe.encoder[token] for token in bpe.bpe(symbols).split(" "))
+            if piece not in self._known:
+                symbols = "".join(bpe.byte_encoder[byte] for byte in piece.encode())
+                self._known[piece] = [bpe.encoder[token] for token in bpe.bpe(symbols).split(" ")]
+            ids += self._known[piece]
         return ids

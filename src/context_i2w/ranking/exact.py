@@ -31,6 +31,7 @@ QUERIES = 256  # at once: enough for a matrix product at full speed
 CACHED = 1 << 22  # bytes of similarities at once on a CPU, so that they stay in its cache
 HIGHEST = torch.iinfo(torch.int64).max
 LEAST = torch.finfo(torch.float32).min  # above what is removed
+GROUP = 32  # images whose best is looked at first
 HELD = 4  # times as many images as asked for, before exact scores decide between them
 
 
@@ -87,24 +88,36 @@ class Ranking:
         return torch.cat(parts) if parts else torch.empty(0, 0, dtype=torch.int64)
 
     def _top_all(self, chunk: slice, count: int) -> torch.Tensor:
-        """Keys are of rough scores as long as few images are held, of exact ones whenever they are many, and last."""
+        """Keys are of rough scores, but of exact ones where near ties make them many, and where they decide at last."""
         queries = self._features.queries[chunk]
         held = torch.full((len(queries), count), LOWEST, device=queries.device)
         for start, rows in self._rough(chunk):
             row, column = _promising(rows, value_of(held[:, count - 1]), 2 * self._slack, count)
+            if not len(row):
+                continue
             found = padded(row, sort_keys(rows[row, column], column + start), len(held))
             held = torch.cat([held, found], dim=1).sort(dim=1, descending=True).values
             if held.shape[1] > HELD * count:
-                held = self._exact_best(chunk, held, count)
-        best = self._exact_best(chunk, held, count)
+                held = held[:, : max(count, int(self._possible(value_of(held), count).sum(1).max()))]
+            if held.shape[1] > HELD * count:
+                held = self._decided(chunk, held, count)
+        best = self._decided(chunk, held, count)
         return torch.where(value_of(best) > REMOVED, index_of(best), -1)
 
-    def _exact_best(self, chunk: slice, held: torch.Tensor, count: int) -> torch.Tensor:
-        """Exact keys [q, count] of the best of images that are held by descending keys [q, n >= count]."""
+    def _possible(self, values: torch.Tensor, count: int) -> torch.Tensor:
+        """Which of descending scores [q, n >= count] may belong to the `count` best; none that is removed."""
+        return values >= (values[:, count - 1, None] - 2 * self._slack).clamp(min=LEAST)
+
+    def _decided(self, chunk: slice, held: torch.Tensor, count: int) -> torch.Tensor:
+        """The `count` best of images that are held by descending keys [q, n >= count], in their exact order.
+
+        Scores that lie further from both neighbours than they may be off stay as they are.
+        """
         values = value_of(held)
-        row, place = (values >= (values[:, count - 1, None] - 2 * self._slack).clamp(min=LEAST)).nonzero(as_tuple=True)
-        keys = self._keys(chunk, row, index_of(held[row, place]), known=values[row, place])
-        return pad(padded(row, keys, len(held)), (0, count), value=LOWEST).topk(count, dim=1).values
+        near = pad(values[:, :-1] - values[:, 1:] <= 2 * self._slack, (1, 1))
+        row, place = (self._possible(values, count) & (near[:, :-1] | near[:, 1:])).nonzero(as_tuple=True)
+        held = held.index_put((row, place), self._keys(chunk, row, index_of(held[row, place]), values[row, place]))
+        return held.topk(count, dim=1).values
 
     def _ahead_all(self, chunk: slice, targets: torch.Tensor) -> torch.Tensor:
         """How many gallery images come before each target."""
@@ -260,25 +273,23 @@ def top_indices(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _promising(rows: torch.Tensor, best: torch.Tensor, slack: float, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(row, column) of the rough similarities that may belong to the `count` best, given the count-th best so far [q].
+    """(row, column), ordered by row, of rough scores that may belong to the `count` best, given the count-th now [q].
 
-    Where these are many, as in the first piece, only those are kept that may belong to the piece's own best.
+    One pass finds the best of each group of images; few groups reach what is held, only these are looked into. Where
+    many do, as in the first piece, what `count` groups of the piece reach is asked for as well.
     """
-    floor = (best - slack).clamp(min=torch.finfo(rows.dtype).min)  # above what is removed
-    promising = rows >= floor[:, None]
-    if torch.count_nonzero(promising) <= 2 * count * len(rows):
-        return places(promising)
-    reached = _reached(rows, count) - 2 * slack
-    return places(rows >= torch.maximum(floor, reached)[:, None])
-
-
-def _reached(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """A value [q] that at least `count` entries of each row reach, near the count-th best; REMOVED if there are fewer.
-
-    The count-th of the maxima of groups of neighbours: far fewer numbers to sort.
-    """
-    if rows.shape[1] < count:
-        return rows.new_full((len(rows),), REMOVED)
-    group = min(64, max(1, rows.shape[1] // (8 * count)))
-    groups = rows.shape[1] // group
-    return rows[:, : groups * group].unflatten(1, (groups, group)).amax(2).topk(count, dim=1).values[:, -1]
+    images, floor = rows.T, (best - slack).clamp(min=LEAST)  # images as they lie in memory
+    group = min(GROUP, max(1, len(images) // (2 * count)))
+    whole = len(images) // group * group
+    maxima = images[:whole].unflatten(0, (-1, group)).amax(1)
+    if whole < len(images):
+        maxima = torch.cat([maxima, images[whole:].amax(0, keepdim=True)])
+    if len(maxima) >= count and torch.count_nonzero(maxima >= floor) > count * len(rows):
+        floor = torch.maximum(floor, maxima.topk(count, dim=0).values[-1] - 2 * slack)
+    part, row = (maxima >= floor).nonzero(as_tuple=True)
+    column = part[:, None] * group + torch.arange(group, device=part.device)
+    reaches = images[column.clamp(max=len(images) - 1), row[:, None]] >= floor[row, None]
+    found, place = (reaches & (column < len(images))).nonzero(as_tuple=True)
+    row, column = row[found], column[found, place]
+    order = row.argsort(stable=True)
+    return row[order], column[order]

@@ -5,7 +5,7 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from context_i2w.data.shard_files import DAMAGE, BrokenShard, expand_shards, is_local, members
+from context_i2w.data.shard_files import DAMAGE, BrokenShard, QuickHeader, expand_shards, is_local, members
 from context_i2w.errors import UserError
 from context_i2w.files import file_state
 from context_i2w.model.images import Packed
@@ -37,7 +37,7 @@ def files_of_shards(pattern: str) -> ShardFiles:
     for path in paths:
         shard, state = Path(path).relative_to(root).as_posix(), file_state(path)
         try:
-            with tarfile.open(path, "r:") as archive:
+            with tarfile.open(path, "r:", tarinfo=QuickHeader) as archive:
                 for _, _, ending, header in members(archive):
                     if f".{ending.rpartition('.')[2]}" in SUFFIXES:
                         name = f"{shard}/{header.name}"
