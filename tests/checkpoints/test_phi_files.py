@@ -32,7 +32,6 @@ def test_phi_alone_and_phi_beside_a_path(tmp_path):
         mapper = checkpoint.build_mapper(clip.sizes)
         assert type(mapper) is Phi
         assert torch.equal(mapper.layers[3].weight, content["Phi"]["layers.3.weight"])
-    assert checkpoint.content["epoch"] == 3
 
 
 @pytest.mark.parametrize(

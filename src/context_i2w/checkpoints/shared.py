@@ -8,22 +8,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 from safetensors.torch import save
 
-from context_i2w.checkpoints.files import FORMAT, Checkpoint, hash_file
+from context_i2w.checkpoints.files import FORMAT, Checkpoint, from_ours
 from context_i2w.checkpoints.model_card import model_card
-from context_i2w.checkpoints.reference import CLIP_SHAPE, CLIPReference, check_shape, read_reference
-from context_i2w.command_line import options_from
+from context_i2w.checkpoints.reference import CLIP_SHAPE, CLIPReference, check_shape
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, shown, write_text
+from context_i2w.files import atomic_path, read_json, shown, write_text
 from context_i2w.model.backbones import CLIPSizes, sizes_by_name
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.extensions import find_class, name_of, source_of
+from context_i2w.model.extensions import name_of, source_of
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.model.tensor_files import check_readable, check_state, first_line, load_tensors
@@ -80,31 +79,16 @@ def from_pretrained(source: str | os.PathLike, revision: str | None = None, trus
     Build it with `checkpoint.build_mapper(checkpoint.load_clip().sizes)`.
     Raises UserError if there is no such folder or repository, or its files are damaged.
     """
-    folder = Path(source)
-    if not os.path.isdir(folder):
-        folder = _download(str(source), revision, trust_code)
-    config = _read_config(folder / CONFIG)
-    mapper_name, options = config["mapper"]["name"], config["mapper"]["options"]
-    clip = read_reference(config["clip"], str(folder / CONFIG))
-    _check_inside(clip, folder)
-    kind = find_class(mapper_name, MAPPERS, "mapper", trust_code, folder)
-    path = folder / WEIGHTS
+    folder = Path(source) if os.path.isdir(source) else _download(str(source), revision, trust_code)
+    path, where = folder / WEIGHTS, str(folder / CONFIG)
+    config = read_json(folder / CONFIG, {}, "write it with save_pretrained")
+    if config.get("format") != FORMAT:
+        raise UserError(f"{where}: its format is not {FORMAT!r}; write it with save_pretrained")
+    check_shape(config, _SHAPE, where)
+    _check_inside(config["clip"], where)
     check_readable(path, "file of a shared mapper")
     state = check_state(load_tensors(path), str(path))
-    return Checkpoint(
-        path=path,
-        file_hash=hash_file(path),
-        source="context-i2w",
-        mapper_name=mapper_name,
-        mapper_class=kind,
-        options=options_from(kind.Options, options, str(folder / CONFIG)),
-        mapper_state=state,
-        clip=_beside(clip, folder),
-        clip_state=None,
-        step=config.get("step"),
-        content={},
-        folder=folder,
-    )
+    return from_ours(path, config, state, where, trust_code, folder=folder)
 
 
 def is_pretrained_folder(path: Path) -> bool:
@@ -134,30 +118,13 @@ def _name_by_sizes(clip: FrozenCLIP, path: Path) -> str:
     raise UserError(f"{path}: the CLIP in this file has the sizes of no OpenAI model, so it can't be given by name")
 
 
-def _check_inside(clip: CLIPReference, folder: Path) -> None:
+def _check_inside(clip: dict[str, Any], where: str) -> None:
     """What somebody else wrote opens nothing outside its folder."""
-    bare = clip.pretrained is None or os.path.basename(clip.pretrained) == clip.pretrained not in ("", ".", "..")
-    if not bare or clip.model.startswith("local-dir:"):
-        named = clip.model if bare else str(clip.pretrained)
-        raise UserError(f"{folder / CONFIG}: names {shown(named)}, which is no tag and no file of its own folder")
-
-
-def _beside(clip: CLIPReference, folder: Path) -> CLIPReference:
-    """Weights of CLIP that lie in the same folder are found there."""
-    if clip.pretrained and os.path.isfile(folder / clip.pretrained):
-        return replace(clip, pretrained=str(folder / clip.pretrained))
-    return clip
-
-
-def _read_config(path: Path) -> dict:
-    try:
-        config = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: can't be read ({first_line(error)}); write it with save_pretrained") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(f"{path}: its format is not {FORMAT!r}; write it with save_pretrained")
-    check_shape(config, _SHAPE, str(path))
-    return config
+    model, weights = clip["model"], clip.get("pretrained")
+    bare = weights is None or os.path.basename(weights) == weights not in ("", ".", "..")
+    if not bare or model.startswith("local-dir:"):
+        named = model if bare else str(weights)
+        raise UserError(f"{where}: names {shown(named)}, which is no tag and no file of its own folder")
 
 
 def _download(repo: str, revision: str | None, trust_code: bool) -> Path:
@@ -165,15 +132,15 @@ def _download(repo: str, revision: str | None, trust_code: bool) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        code = ["*.py"] if trust_code else []
-        found = snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD, *code])
+        wanted = [WEIGHTS, CONFIG, CARD, *["*.py"] * trust_code]
+        found = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except HFValidationError:
         raise UserError(f"{repo}: neither a folder nor a hub repository `owner/name`") from None
     except Exception as error:  # network, authorisation, absence: the hub client has an error class for each
         raise UserError(f"{repo}: no such folder, and the hub says: {first_line(error)}") from None
-    if not is_pretrained_folder(Path(found)):
+    if not is_pretrained_folder(found):
         raise UserError(f"{repo}: holds no {WEIGHTS} with {CONFIG}")
-    return Path(found)
+    return found
 
 
 def _upload(folder: Path, repo: str, source: Path | None) -> None:
