@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from context_i2w.command_line.fields import Leaf, OptionError, alternatives, default_of, leaves
 from context_i2w.command_line.values import build, read_config
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, as_typed
 
 T = TypeVar("T")
 
@@ -38,6 +38,7 @@ def parse(
     argv = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     epilog = more_help(argv) if {"-h", "--help"} & set(argv) else None
     raw = argparse.RawDescriptionHelpFormatter
+    prog, description = as_typed(prog), as_typed(description)
     parser = Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=raw)
     _add_flags(parser, options, shown or {})
     given = vars(parser.parse_args(argv))
@@ -96,24 +97,22 @@ def _add_flags(parser: Parser, options: type, shown: Mapping[str, Mapping[str, A
             continue  # set by the program alone
         if leaf.title not in groups:
             groups[leaf.title] = parser.add_argument_group(leaf.title)
-        settings = _flag_settings(leaf.spec, leaf.kind) | {"default": argparse.SUPPRESS, "dest": leaf.key}
-        settings |= {"help": _help(leaf, shown).replace("%", "%%"), "required": leaf.spec.metadata["required"]}
-        if leaf.spec.metadata["positional"]:
-            _add_positional(groups[leaf.title], leaf, settings)
-        else:
-            groups[leaf.title].add_argument(leaf.flag, *leaf.spec.metadata["also"], **settings)
+        settings = {"default": argparse.SUPPRESS, "help": _help(leaf, shown).replace("%", "%%")}
+        names, settings = _names(leaf, settings | _flag_settings(leaf.spec, leaf.kind))
+        groups[leaf.title].add_argument(*names, **settings)
     parser.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="TOML, or a run's config.json; flags win over it"
     )
 
 
-def _add_positional(group: Any, leaf: Leaf, settings: dict[str, Any]) -> None:
-    """Argparse wants neither dest nor required of an argument that goes by its place."""
-    settings = {name: value for name, value in settings.items() if name not in ("dest", "required", "action")}
-    count = {"nargs": "+" if leaf.spec.metadata["required"] else "*"} if "nargs" in settings else {}
-    if not leaf.spec.metadata["required"] and not count:
-        count = {"nargs": "?"}
-    group.add_argument(leaf.key, **settings | count)
+def _names(leaf: Leaf, settings: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """What argparse calls the option; it wants neither dest nor required of one that goes by its place."""
+    required = leaf.spec.metadata["required"]
+    if not leaf.spec.metadata["positional"]:
+        return [leaf.flag, *leaf.spec.metadata["also"]], settings | {"dest": leaf.key, "required": required}
+    settings.pop("action", None)
+    optional = {"nargs": "*" if "nargs" in settings else "?"}
+    return [leaf.key], settings if required else settings | optional
 
 
 def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
