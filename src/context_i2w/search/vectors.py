@@ -23,9 +23,8 @@ ALONE = parse_query(IMAGE_ALONE, 1)
 class QueryVectors(dict[str, Tensor]):
     """Unit rows [Q, E] by name, each made when a method first asks for it; methods share them.
 
-    seen: CLIP's features of all references, those of one query after those of the one before; counts: how many each
-    query has. Of several references a vector is the mean of theirs, unit again. mapper None: a UserError for the
-    vectors that need one.
+    seen: CLIP's features of all references, query by query; counts: how many each has, of which a vector is the mean,
+    unit again. mapper None: a UserError for the vectors that need one.
     """
 
     def __init__(
@@ -63,10 +62,8 @@ class QueryVectors(dict[str, Tensor]):
 
     def _words(self, queries: Sequence[Query]) -> Tensor:
         if self.mapper is None:
-            raise UserError(
-                "composed queries need a mapper, and this retriever has CLIP alone: ask for image, text, image+text or "
-                "slerp, or load a checkpoint with Retriever.load"
-            )
+            remedy = "ask for image, text, image+text or slerp, or load a checkpoint with Retriever.load"
+            raise UserError(f"composed queries need a mapper, and this retriever has CLIP alone: {remedy}")
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
             condition = None
             if self.mapper.uses_condition:
