@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from context_i2w.errors import UserError, extra
+from context_i2w.errors import UserError
 from context_i2w.files import atomic_path, is_text, shown, write_text
-from context_i2w.search.parts import write_parts
+from context_i2w.search.parts import pyarrow, write_parts
 
 BLOCK = 1 << 14  # rows written at once
 
@@ -42,9 +42,7 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
 
 
 def _parquet(file: BinaryIO, names: list[str], features: np.ndarray, about: dict[str, str]) -> None:
-    with extra("faiss"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    pa, pq = pyarrow()
     width = features.shape[1]
     schema = pa.schema([("path", pa.string()), ("feature", pa.list_(pa.float32(), width))], metadata=about)
     with pq.ParquetWriter(file, schema) as writer:

@@ -13,10 +13,7 @@ Images = str | os.PathLike | Sequence[str | os.PathLike] | Files
 
 def find_files(source: Images) -> Files:
     """The images of a folder, of a list of files and folders, of a text file that holds such a list, a path a line, of
-    WebDataset shards by a pattern, `shards/{00000..00010}.tar`, or of a folder of embeddings (parts.py).
-
-    Raises UserError if one is not there, or there is no image.
-    """
+    WebDataset shards by a pattern, or of a folder of embeddings (parts.py). Raises UserError if there is none."""
     if isinstance(source, Files):
         return source
     if not isinstance(source, str | os.PathLike):
@@ -28,4 +25,4 @@ def find_files(source: Images) -> Files:
     if os.path.splitext(source)[1].lower() in SUFFIXES:
         return files_of_list([source])
     lines = os.fsdecode(Path(source).read_bytes()).splitlines()
-    return files_of_list([line for line in lines if line], os.fspath(source))
+    return files_of_list(filter(None, lines), os.fspath(source))

@@ -14,9 +14,9 @@ from context_i2w.search.files import SUFFIXES, Files
 
 @dataclass(frozen=True)
 class ShardFiles(Files):
-    """SHARD.tar/KEY.ENDING is a picture's name, its shard's state is its own. places: shard, first byte, size."""
+    """SHARD.tar/KEY.ENDING is a picture's name, its shard's state is its own."""
 
-    places: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    places: dict[str, tuple[str, int, int]] = field(default_factory=dict)  # shard, first byte, size
 
     def path(self, name: str) -> Packed:
         shard, begin, size = self.places[name]
@@ -24,10 +24,7 @@ class ShardFiles(Files):
 
 
 def files_of_shards(pattern: str) -> ShardFiles:
-    """The pictures of shards by a pattern, `shards/{00000..00010}.tar`, or of one.
-
-    Raises UserError for a shard that is not there, not on this machine, or damaged, and if there is no image.
-    """
+    """The pictures of shards by a pattern. Raises UserError for one that is not here or damaged, and for no image."""
     shards = expand_shards(pattern)
     if remote := [shard for shard in shards if not is_local(shard)]:
         raise UserError(f"{remote[0]}: pictures that are searched lie in shards on this machine; fetch it first")
