@@ -57,9 +57,8 @@ class Checkpoint:
     folder: Path | None = None  # shared mappers only: where their weights of CLIP must lie, if they name a file
 
     def load_clip(self, model: str | None = None, pretrained: str | None = None, device="cpu") -> FrozenCLIP:
-        """The CLIP that the mapper was trained with.
+        """The CLIP that the mapper was trained with; model, pretrained: what was asked for, None: the file decides.
 
-        model, pretrained: what the user asked for; None where the file decides.
         Raises UserError if the file's CLIP is of other sizes than `model`, or the weights' hash differs.
         """
         if self.clip_state is not None:
@@ -74,10 +73,8 @@ class Checkpoint:
         clip = load_clip(model or reference.model, pretrained, device, reference.known_configuration())
         difference = reference.difference(clip)
         if difference:
-            raise UserError(
-                f"{self.path} was trained with another CLIP: {difference}; "
-                "leave out --model and --pretrained, or give its weights"
-            )
+            remedy = "leave out --model and --pretrained, or give its weights"
+            raise UserError(f"{self.path} was trained with another CLIP: {difference}; {remedy}")
         return clip
 
     def belongs_to(self, clip: FrozenCLIP, model: str | None = None, pretrained: str | None = None) -> bool:
@@ -119,8 +116,8 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, trust_code: bool = False) -> Checkpoint:
     """Reads a checkpoint file of ours, of the published code, of Pic2Word, SEARLE or LinCIR.
 
-    trust_code: whether a mapper of somebody's own, which the file names by path, may be imported.
-    Raises UserError if there is no such file, it does not load safely, or it is no checkpoint.
+    trust_code: whether a mapper of somebody's own, which it names by path, may be imported. Raises UserError if there
+    is no such file, it does not load safely, or it is no checkpoint.
     """
     path = Path(path)
     check_readable(path, "checkpoint file")

@@ -15,10 +15,9 @@ _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?<!\.pt)")
 
 
 def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Checkpoint:
-    """A checkpoint file, a run's folder, one of `save_pretrained`, the hub's "owner/name", "toy" or "toy/NAME".
+    """Of a checkpoint file, a run's folder, one of `save_pretrained`, the hub's "owner/name", "toy" or "toy/NAME".
 
-    Read, not yet built. trust_code: whether a mapper of somebody's own, named by path, may be imported.
-    Raises UserError if it is nothing of the kind.
+    trust_code: as `read_checkpoint` has it. Raises UserError if it is nothing of the kind.
     """
     path = Path(source)
     if not os.path.exists(path) and (match := _SHIPPED.fullmatch(path.as_posix())):
@@ -42,10 +41,7 @@ def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Chec
 
 
 def shipped_checkpoints(published: bool = False) -> list[Path]:
-    """The toy world's mappers that come with the package, a folder each, Context-I2W first.
-
-    published: also those that were trained on the published text, not by the recommended recipe.
-    """
+    """Folders of the toy world's mappers, Context-I2W first; published: also those trained on the published text."""
     folders = [path.parent for path in TOY_FOLDER.glob(f"*/{WEIGHTS}")]
     folders = [path for path in folders if published or not path.name.endswith("-published")]
     return sorted(folders, key=lambda path: ("context" not in path.name, path.name))

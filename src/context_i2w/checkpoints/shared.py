@@ -75,8 +75,7 @@ def save_pretrained(
 def from_pretrained(source: str | os.PathLike, revision: str | None = None, trust_code: bool = False) -> Checkpoint:
     """The mapper of a folder of `save_pretrained`, or of the hub's "owner/name" (fetched once, then cached).
 
-    trust_code: whether a mapper of somebody's own, whose code the folder holds or names, may be imported.
-    Build it with `checkpoint.build_mapper(checkpoint.load_clip().sizes)`.
+    Build it with `checkpoint.build_mapper(checkpoint.load_clip().sizes)`. trust_code: as `read_checkpoint` has it.
     Raises UserError if there is no such folder or repository, or its files are damaged.
     """
     folder = Path(source) if os.path.isdir(source) else _download(str(source), revision, trust_code)
@@ -98,12 +97,9 @@ def is_pretrained_folder(path: Path) -> bool:
 def clip_reference(checkpoint: Checkpoint, clip: FrozenCLIP) -> CLIPReference:
     """The checkpoint's CLIP by name and hash; a local weights file is named without its folder.
 
-    A published checkpoint carries CLIP itself: its name is then open_clip's model of the same sizes, with
-    OpenAI's weights. Raises UserError if there is none.
+    One that the checkpoint carries is named as OpenAI's of the same sizes. Raises UserError if there is none.
     """
-    reference = checkpoint.clip
-    if reference is None:
-        reference = CLIPReference(_name_by_sizes(clip, checkpoint.path), "openai")
+    reference = checkpoint.clip or CLIPReference(_name_by_sizes(clip, checkpoint.path), "openai")
     pretrained = Path(reference.pretrained).name if reference.pretrained else None
     return CLIPReference(reference.model, pretrained, clip.weights_hash, reference.configuration)
 
