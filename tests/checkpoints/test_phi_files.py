@@ -66,6 +66,10 @@ def test_another_width_of_hidden_layer_and_damaged_parts_are_named(tmp_path):
     torch.save({"Phi": {"layers.1.weight": torch.zeros(2, 2)}}, tmp_path / "lacks.pt")
     with pytest.raises(UserError, match=r"Phi lacks 'layers.0.weight'"):
         read_checkpoint(tmp_path / "lacks.pt")
+    (tmp_path / "hyperparameters.json").write_text("[1]")
+    torch.save({"Phi": phi_state(8, 16, 8)}, tmp_path / "beside.pt")
+    with pytest.raises(UserError, match=r"hyperparameters.json: it is \[1\], an object is expected"):
+        read_checkpoint(tmp_path / "beside.pt")
     with zipfile.ZipFile(SEARLE) as file:
         assert file.testzip() is None
 

@@ -136,7 +136,7 @@ def read_checkpoint(path: str | Path, trust_code: bool = False) -> Checkpoint:
     return from_ours(path, content, state, str(path), trust_code, content=content)
 
 
-def pack_mapper(name: str, mapper: Mapper, clip: CLIPReference, step: int) -> dict[str, Any]:
+def pack_mapper(name: str, mapper: Mapper, clip: CLIPReference, step: int | None) -> dict[str, Any]:
     """The part of our checkpoint that evaluation needs; training adds its own state beside it."""
     return {
         "format": FORMAT,

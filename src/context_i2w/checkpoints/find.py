@@ -24,16 +24,11 @@ def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Chec
         path = _shipped(match[1])
     elif os.path.isdir(path) and os.path.samefile(path, TOY_FOLDER):
         path = _shipped(None)
-    if os.path.isfile(path):
-        return read_checkpoint(path, trust_code)
-    if is_pretrained_folder(path) or (not os.path.isdir(path) and _HUB_NAME.fullmatch(str(path))):
+    if is_pretrained_folder(path) or (not os.path.exists(path) and _HUB_NAME.fullmatch(str(path))):
         return from_pretrained(path, trust_code=trust_code)
-    if not os.path.isdir(path):
-        return read_checkpoint(path)  # says that there is no such file
-    last = path / "checkpoints" / LAST
-    if os.path.isfile(last):
-        return read_checkpoint(last, trust_code)
-    files = sorted(path.glob("*.pt"))
+    files, last = [path], path / "checkpoints" / LAST
+    if os.path.isdir(path):
+        files = [last] if os.path.isfile(last) else sorted(path.glob("*.pt"))
     if len(files) != 1:
         what = f"has {len(files)} checkpoints (*.pt), name one of them" if files else "holds no checkpoint"
         raise UserError(f"{path}: {what}; a training run's folder or one of save_pretrained is expected")

@@ -1,6 +1,5 @@
 """Files of the published codes: Context-I2W, Pic2Word, the φ of SEARLE and LinCIR; what tensors say about sizes."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from context_i2w.checkpoints.reference import CLIPReference
 from context_i2w.errors import UserError
+from context_i2w.files import read_json
 from context_i2w.model.clip_weights import HEAD_WIDTH
 from context_i2w.model.fit_state import without_archive_scalars
 from context_i2w.model.options import ContextI2WOptions, PhiOptions, Pic2WordOptions
@@ -124,20 +124,14 @@ def _parse_phi(content: dict, path: str) -> PublishedFile:
         raise UserError(f"{path}: Phi lacks {error}, it is neither SEARLE's nor LinCIR's") from error
     if rest:
         raise UserError(f"{path}: Phi's hidden width {hidden} is no multiple of its input's {width}")
-    settings = _read_hyperparameters(Path(path).with_name(_HYPERPARAMETERS))
+    beside = Path(path).with_name(_HYPERPARAMETERS)
+    settings = read_json(beside, {}, "mend it or move it away") if beside.is_file() else {}
     clip = _CLIP_OF_WIDTH.get(width)
     if settings.get("clip_model_name"):
         clip = CLIPReference(str(settings["clip_model_name"]).replace("/", "-"), "openai")
     protocol = "searle" if settings else "lincir" if clip and clip.pretrained != "openai" else None
     options = PhiOptions(factor, float(settings.get("phi_dropout", PhiOptions.dropout)))
     return PublishedFile("phi", options, state, None, clip, protocol)
-
-
-def _read_hyperparameters(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read as JSON ({error}); mend it or move it away") from None
 
 
 def _check_all_is_read(content: dict, path: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import open_clip
 from safetensors.torch import save
 
-from context_i2w.checkpoints.files import FORMAT, Checkpoint, from_ours
+from context_i2w.checkpoints.files import FORMAT, Checkpoint, from_ours, pack_mapper
 from context_i2w.checkpoints.model_card import model_card
 from context_i2w.checkpoints.reference import CLIP_SHAPE, CLIPReference, check_shape
 from context_i2w.errors import UserError
@@ -52,14 +52,8 @@ def save_pretrained(
     Returns the folder. Raises UserError if the folder can't be written or the upload fails.
     """
     folder = Path(folder)
-    config = {
-        "format": FORMAT,
-        "mapper": {"name": name_of(type(mapper), MAPPERS), "options": asdict(mapper.options)},
-        "clip": asdict(clip),
-        "sizes": asdict(sizes),
-        "step": step,
-    }
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in mapper.state_dict().items()}
+    config = {**pack_mapper(name_of(type(mapper), MAPPERS), mapper, clip, step), "sizes": asdict(sizes)}
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in config["mapper"].pop("state").items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(save(state, metadata={"format": "pt"}))
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -105,7 +99,7 @@ def clip_reference(checkpoint: Checkpoint, clip: FrozenCLIP) -> CLIPReference:
 
 
 def _name_by_sizes(clip: FrozenCLIP, path: Path) -> str:
-    for name, _ in (pair for pair in open_clip.list_pretrained() if pair[1] == "openai"):
+    for name in open_clip.list_pretrained_models_by_tag("openai"):
         try:
             if sizes_by_name(name) == clip.sizes and "quickgelu" not in name:
                 return name
@@ -145,7 +139,7 @@ def _upload(folder: Path, repo: str, source: Path | None) -> None:
     try:
         api = HfApi()
         api.create_repo(repo, exist_ok=True)
-        code = [source.name] if source else []
-        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=[WEIGHTS, CONFIG, CARD, *code])
+        wanted = [WEIGHTS, CONFIG, CARD, *([source.name] if source else [])]
+        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=wanted)
     except Exception as error:
         raise UserError(f"{repo}: upload failed: {first_line(error)}; log in with `hf auth login`") from None
