@@ -66,10 +66,9 @@ class Options:
 
 def check(options: Any) -> None:
     """Raises OptionError for a field of a dataclass whose value is of another type, or out of its bounds."""
-    for name, kind in typing.get_type_hints(type(options)).items():
-        spec = type(options).__dataclass_fields__.get(name)
-        if spec is not None and not is_dataclass(kind) and typing.get_origin(kind) is not typing.ClassVar:
-            check_value(name, getattr(options, name), kind, spec.metadata)
+    for spec, kind, _ in fields_of(type(options)):
+        if not is_dataclass(kind):
+            check_value(spec.name, getattr(options, spec.name), kind, spec.metadata)
 
 
 def check_value(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> None:

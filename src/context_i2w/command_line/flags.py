@@ -43,6 +43,7 @@ def parse(
     _add_flags(parser, options, shown or {})
     given = vars(parser.parse_args(argv))
     config = given.pop("config", None)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     try:
         values = (read_config(Path(config), options) if config else {}) | given
         checked(values)
@@ -75,19 +76,12 @@ class _Pairs(argparse.Action):
         setattr(namespace, self.dest, (getattr(namespace, self.dest, None) or {}) | found)
 
 
-class _Several(argparse.Action):
-    """Several values, or the flag several times."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
-
-
-class _Commas(_Several):
-    """Values with commas between them."""
+class _Commas(argparse.Action):
+    """As "extend", of values with commas between them."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         words = [word for value in values for word in value.split(",") if word]
-        super().__call__(parser, namespace, words, option_string)
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest, ()), *words])
 
 
 def _add_flags(parser: Parser, options: type, shown: Mapping[str, Mapping[str, Any]]) -> None:
@@ -122,7 +116,7 @@ def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction if spec.default is True else "store_true"}
     if typing.get_origin(kinds[0]) is tuple:
         several = {"nargs": spec.metadata["count"] or "+", "type": typing.get_args(kinds[0])[0], **metavar}
-        return {"action": _Commas if spec.metadata["commas"] else _Several, **several}
+        return {"action": _Commas if spec.metadata["commas"] else "extend", **several}
     if typing.get_origin(kinds[0]) or kinds[0] is Mapping:
         return {"action": _Pairs, "metavar": "NAME=VALUE"}
     return {"type": kinds[0], "choices": list(spec.metadata["choices"] or ()) or None, **metavar}
