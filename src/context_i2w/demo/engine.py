@@ -128,7 +128,7 @@ class Engine:
 
     def _find_words(self, looks: tuple[Look, ...], description: str) -> dict[str, list[tuple[str, float]]]:
         _, vectors = self._vectors(looks, description)
-        found = {title: self.nearest_words(own.words) for title, own in vectors.items() if own.mapper is not None}
+        found = {title: self.nearest_words(own["words"]) for title, own in vectors.items() if own.mapper is not None}
         return {title + _which(looks, n): near for title, words in found.items() for n, near in enumerate(words)}
 
     def _draw_maps(self, looks: tuple[Look, ...], description: str) -> list[HeatMap]:

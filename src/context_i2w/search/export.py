@@ -31,8 +31,7 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
         return [path, beside]
     if not path.suffix:
         names = list(map(os.path.abspath, names))  # they are read from other folders than they were typed in
-    odd = next((name for name in names if not is_text(name)), None)
-    if odd is not None:
+    if odd := next((name for name in names if not is_text(name)), ""):
         raise UserError(f"{shown(odd)}: Parquet holds names in UTF-8 alone; rename the picture, or export to FILE.npy")
     if not path.suffix:
         return write_parts(path, names, features, about, part)
