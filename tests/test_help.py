@@ -3,9 +3,12 @@
 import runpy
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from context_i2w.command_line import Options, option, parse
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(
@@ -61,3 +64,15 @@ def test_nonsense_is_refused_in_one_line(command, words, monkeypatch, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert f"`python {command} --help`" in error
+
+
+def test_a_config_holds_paths_and_lists_as_flags_do(tmp_path):
+    @dataclass(frozen=True)
+    class Outputs(Options):
+        output: Path | None = option(None, "where it goes")
+        parts: tuple[Path, ...] = option((), "what it is made of")
+        seeds: tuple[int, ...] = option((0,), "of the runs")
+
+    (tmp_path / "c.toml").write_text('output = "a.json"\nparts = ["b", "c"]\nseeds = 3\n')
+    asked = parse(Outputs, ["--config", str(tmp_path / "c.toml")], prog="x", description="")
+    assert asked == Outputs(Path("a.json"), (Path("b"), Path("c")), (3,))

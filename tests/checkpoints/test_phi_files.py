@@ -32,7 +32,6 @@ def test_phi_alone_and_phi_beside_a_path(tmp_path):
         mapper = checkpoint.build_mapper(clip.sizes)
         assert type(mapper) is Phi
         assert torch.equal(mapper.layers[3].weight, content["Phi"]["layers.3.weight"])
-    assert checkpoint.content["epoch"] == 3
 
 
 @pytest.mark.parametrize(
@@ -67,6 +66,10 @@ def test_another_width_of_hidden_layer_and_damaged_parts_are_named(tmp_path):
     torch.save({"Phi": {"layers.1.weight": torch.zeros(2, 2)}}, tmp_path / "lacks.pt")
     with pytest.raises(UserError, match=r"Phi lacks 'layers.0.weight'"):
         read_checkpoint(tmp_path / "lacks.pt")
+    (tmp_path / "hyperparameters.json").write_text("[1]")
+    torch.save({"Phi": phi_state(8, 16, 8)}, tmp_path / "beside.pt")
+    with pytest.raises(UserError, match=r"hyperparameters.json: it is \[1\], an object is expected"):
+        read_checkpoint(tmp_path / "beside.pt")
     with zipfile.ZipFile(SEARLE) as file:
         assert file.testzip() is None
 

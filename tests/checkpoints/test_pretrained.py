@@ -89,7 +89,7 @@ def test_weights_of_clip_beside_the_mapper_are_found(saved, golden_clip):
     mapper, folder = saved
     save_pretrained(folder, mapper, CLIPReference("toy", "clip.safetensors", "00"), golden_clip.sizes)
     (folder / "clip.safetensors").touch()
-    assert from_pretrained(folder).clip.pretrained == str(folder / "clip.safetensors")
+    assert from_pretrained(folder).clip.weights(folder) == str(folder / "clip.safetensors")
 
 
 def test_script_shares_a_run(tmp_path, golden_clip, monkeypatch, capsys):
@@ -106,7 +106,7 @@ def test_script_shares_a_run(tmp_path, golden_clip, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", "{", "can't be read"),
+        ("config.json", "{", "not JSON"),
         ("config.json", "{}", "format is not"),
         ("config.json", '{"format": "context-i2w/1"}', "lacks 'mapper'"),
         ("mapper.safetensors", "no tensors", "can't be read as safetensors"),

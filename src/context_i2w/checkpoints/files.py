@@ -6,7 +6,7 @@ Everything is read with safe loading (`weights_only=True`).
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,15 @@ class Checkpoint:
     options: Any  # the mapper's own Options
     mapper_state: State
     clip: CLIPReference | None
-    clip_state: State | None  # published files carry CLIP itself
-    step: int | None
-    content: Mapping  # ours only: all that was saved, for resuming
+    clip_state: State | None = None  # published files carry CLIP itself
+    step: int | None = None
+    content: Mapping = field(default_factory=dict)  # a run's only: all that was saved, for resuming
     protocol: str | None = None  # of benchmarks/protocols.py, where a published file tells its family
     folder: Path | None = None  # shared mappers only: where their weights of CLIP must lie, if they name a file
 
     def load_clip(self, model: str | None = None, pretrained: str | None = None, device="cpu") -> FrozenCLIP:
-        """The CLIP that the mapper was trained with.
+        """The CLIP that the mapper was trained with; model, pretrained: what was asked for, None: the file decides.
 
-        model, pretrained: what the user asked for; None where the file decides.
         Raises UserError if the file's CLIP is of other sizes than `model`, or the weights' hash differs.
         """
         if self.clip_state is not None:
@@ -74,10 +73,8 @@ class Checkpoint:
         clip = load_clip(model or reference.model, pretrained, device, reference.known_configuration())
         difference = reference.difference(clip)
         if difference:
-            raise UserError(
-                f"{self.path} was trained with another CLIP: {difference}; "
-                "leave out --model and --pretrained, or give its weights"
-            )
+            remedy = "leave out --model and --pretrained, or give its weights"
+            raise UserError(f"{self.path} was trained with another CLIP: {difference}; {remedy}")
         return clip
 
     def belongs_to(self, clip: FrozenCLIP, model: str | None = None, pretrained: str | None = None) -> bool:
@@ -108,25 +105,19 @@ class Checkpoint:
             raise UserError(f"{self.path}: {wanted} ({first_line(error)})") from None
 
     def _published_clip(self, state: State, model: str | None, device: str | torch.device) -> FrozenCLIP:
-        name = f"CLIP of {self.path.name}"
-        clip = clip_from_openai_state(state, name, device)
-        if model is not None:
-            asked = sizes_by_name(model)
-            if asked != clip.sizes:
-                differ = [
-                    f"{field} {value} in the file, {asdict(asked)[field]} in {model}"
-                    for field, value in asdict(clip.sizes).items()
-                    if value != asdict(asked)[field]
-                ]
-                raise UserError(f"--model {model} contradicts {self.path}: {', '.join(differ)}; leave out --model")
+        clip = clip_from_openai_state(state, f"CLIP of {self.path.name}", device)
+        held, asked = asdict(clip.sizes), asdict(sizes_by_name(model) if model else clip.sizes)
+        if differ := [name for name in held if held[name] != asked[name]]:
+            told = ", ".join(f"{name} {held[name]} in the file, {asked[name]} in {model}" for name in differ)
+            raise UserError(f"--model {model} contradicts {self.path}: {told}; leave out --model")
         return clip
 
 
 def read_checkpoint(path: str | Path, trust_code: bool = False) -> Checkpoint:
     """Reads a checkpoint file of ours, of the published code, of Pic2Word, SEARLE or LinCIR.
 
-    trust_code: whether a mapper of somebody's own, which the file names by path, may be imported.
-    Raises UserError if there is no such file, it does not load safely, or it is no checkpoint.
+    trust_code: whether a mapper of somebody's own, which it names by path, may be imported. Raises UserError if there
+    is no such file, it does not load safely, or it is no checkpoint.
     """
     path = Path(path)
     check_readable(path, "checkpoint file")
@@ -140,10 +131,12 @@ def read_checkpoint(path: str | Path, trust_code: bool = False) -> Checkpoint:
         other = foreign_method(content)
         hint = f"it is of {other}, which is not implemented" if other else "train one with `python src/main.py`"
         raise UserError(f"{path}: not a checkpoint of a mapper (it holds {keys}); {hint}")
-    return _from_ours(path, content, trust_code)
+    check_shape(content, _SHAPE, str(path))
+    state = check_state(content["mapper"]["state"], f"{path}: mapper.state")
+    return from_ours(path, content, state, str(path), trust_code, content=content)
 
 
-def pack_mapper(name: str, mapper: Mapper, clip: CLIPReference, step: int) -> dict[str, Any]:
+def pack_mapper(name: str, mapper: Mapper, clip: CLIPReference, step: int | None) -> dict[str, Any]:
     """The part of our checkpoint that evaluation needs; training adds its own state beside it."""
     return {
         "format": FORMAT,
@@ -168,38 +161,30 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def from_ours(path: Path, about: Mapping, state: State, where: str, trust_code: bool, **more: Any) -> Checkpoint:
+    """The checkpoint of tensors in the file `path`; about: what is written of them in `where`. Raises UserError."""
+    name, options = about["mapper"]["name"], about["mapper"]["options"]
+    kind = find_class(name, MAPPERS, "mapper", trust_code, path.parent)
+    return Checkpoint(
+        path=path,
+        file_hash=hash_file(path),
+        source="context-i2w",
+        mapper_name=name,
+        mapper_class=kind,
+        options=options_from(kind.Options, options, where),
+        mapper_state=state,
+        clip=read_reference(about["clip"], where),
+        step=about.get("step"),
+        **more,
+    )
+
+
 def _from_published(path: Path, content: dict) -> Checkpoint:
     file, file_hash = parse_published(content, str(path)), hash_file(path)
     return Checkpoint(
         path=path,
         file_hash=file_hash,
         source="published",
-        mapper_name=file.mapper_name,
         mapper_class=find_class(file.mapper_name, MAPPERS, "mapper"),
-        options=file.options,
-        mapper_state=file.mapper_state,
-        clip=CLIPReference(*file.clip) if file.clip else None,
-        clip_state=file.clip_state,
-        step=None,
-        content={"epoch": file.epoch},
-        protocol=file.protocol or PROTOCOL_OF_FILE.get(file_hash),
-    )
-
-
-def _from_ours(path: Path, content: dict, trust_code: bool) -> Checkpoint:
-    check_shape(content, _SHAPE, str(path))
-    mapper = content["mapper"]
-    kind = find_class(mapper["name"], MAPPERS, "mapper", trust_code, path.parent)
-    return Checkpoint(
-        path=path,
-        file_hash=hash_file(path),
-        source="context-i2w",
-        mapper_name=mapper["name"],
-        mapper_class=kind,
-        options=options_from(kind.Options, mapper["options"], str(path)),
-        mapper_state=check_state(mapper["state"], f"{path}: mapper.state"),
-        clip=read_reference(content["clip"], str(path)),
-        clip_state=None,
-        step=content["step"],
-        content=content,
+        **vars(file) | {"protocol": file.protocol or PROTOCOL_OF_FILE.get(file_hash)},
     )

@@ -15,26 +15,20 @@ _HUB_NAME = re.compile(r"[\w-]+/[\w.-]+(?<!\.pt)")
 
 
 def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Checkpoint:
-    """A checkpoint file, a run's folder, one of `save_pretrained`, the hub's "owner/name", "toy" or "toy/NAME".
+    """Of a checkpoint file, a run's folder, one of `save_pretrained`, the hub's "owner/name", "toy" or "toy/NAME".
 
-    Read, not yet built. trust_code: whether a mapper of somebody's own, named by path, may be imported.
-    Raises UserError if it is nothing of the kind.
+    trust_code: as `read_checkpoint` has it. Raises UserError if it is nothing of the kind.
     """
     path = Path(source)
     if not os.path.exists(path) and (match := _SHIPPED.fullmatch(path.as_posix())):
         path = _shipped(match[1])
     elif os.path.isdir(path) and os.path.samefile(path, TOY_FOLDER):
         path = _shipped(None)
-    if os.path.isfile(path):
-        return read_checkpoint(path, trust_code)
-    if is_pretrained_folder(path) or (not os.path.isdir(path) and _HUB_NAME.fullmatch(str(path))):
+    if is_pretrained_folder(path) or (not os.path.exists(path) and _HUB_NAME.fullmatch(str(path))):
         return from_pretrained(path, trust_code=trust_code)
-    if not os.path.isdir(path):
-        return read_checkpoint(path)  # says that there is no such file
-    last = path / "checkpoints" / LAST
-    if os.path.isfile(last):
-        return read_checkpoint(last, trust_code)
-    files = sorted(path.glob("*.pt"))
+    files, last = [path], path / "checkpoints" / LAST
+    if os.path.isdir(path):
+        files = [last] if os.path.isfile(last) else sorted(path.glob("*.pt"))
     if len(files) != 1:
         what = f"has {len(files)} checkpoints (*.pt), name one of them" if files else "holds no checkpoint"
         raise UserError(f"{path}: {what}; a training run's folder or one of save_pretrained is expected")
@@ -42,10 +36,7 @@ def find_checkpoint(source: str | os.PathLike, trust_code: bool = False) -> Chec
 
 
 def shipped_checkpoints(published: bool = False) -> list[Path]:
-    """The toy world's mappers that come with the package, a folder each, Context-I2W first.
-
-    published: also those that were trained on the published text, not by the recommended recipe.
-    """
+    """Folders of the toy world's mappers, Context-I2W first; published: also those trained on the published text."""
     folders = [path.parent for path in TOY_FOLDER.glob(f"*/{WEIGHTS}")]
     folders = [path for path in folders if published or not path.name.endswith("-published")]
     return sorted(folders, key=lambda path: ("context" not in path.name, path.name))

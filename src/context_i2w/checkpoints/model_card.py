@@ -30,12 +30,22 @@ def model_card(
 
     results: of `read_results`, which go into the metadata and a table.
     """
+    from huggingface_hub import ModelCardData
+
     clip = config["clip"]
+    data = ModelCardData(
+        library_name="context-i2w",
+        license="apache-2.0",
+        base_model=BASE_MODELS.get((clip["model"], clip["pretrained"])),
+        tags=["composed-image-retrieval", "zero-shot", "clip"],
+        model_name=source if results else None,
+        eval_results=list(results) or None,
+    )
     title = getattr(mapper, "title", mapper.__name__)
     is_toy = clip["model"].startswith("toy")
     sees = mapper.uses_condition and config["mapper"]["options"].get("condition", True)
     text = TEMPLATE.read_text(encoding="utf-8").format(
-        metadata=_metadata(clip, source, results),
+        metadata=data.to_yaml(),
         title=f"{title} for {clip['model']}",
         method=f"[{title}]({mapper.paper})" if mapper.paper else title,
         context=" and the description that goes with it" if sees else "",
@@ -50,20 +60,6 @@ def model_card(
         toy=TOY if is_toy else "",
     )
     return text.rstrip() + "\n"
-
-
-def _metadata(clip: dict[str, Any], name: str, results: Sequence[EvalResult]) -> str:
-    from huggingface_hub import ModelCardData
-
-    data = ModelCardData(
-        library_name="context-i2w",
-        license="apache-2.0",
-        base_model=BASE_MODELS.get((clip["model"], clip["pretrained"])),
-        tags=["composed-image-retrieval", "zero-shot", "clip"],
-        model_name=name if results else None,
-        eval_results=list(results) or None,
-    )
-    return data.to_yaml()
 
 
 def _table(results: Sequence[EvalResult]) -> str:

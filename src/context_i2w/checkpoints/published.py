@@ -1,13 +1,14 @@
 """Files of the published codes: Context-I2W, Pic2Word, the φ of SEARLE and LinCIR; what tensors say about sizes."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from context_i2w.checkpoints.reference import CLIPReference
 from context_i2w.errors import UserError
+from context_i2w.files import read_json
 from context_i2w.model.clip_weights import HEAD_WIDTH
 from context_i2w.model.fit_state import without_archive_scalars
 from context_i2w.model.options import ContextI2WOptions, PhiOptions, Pic2WordOptions
@@ -61,14 +62,13 @@ def ours_from_published(state: State, own_names: list[str]) -> State:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A published checkpoint, taken apart."""
+    """A published checkpoint, taken apart: the fields of a Checkpoint that the file tells."""
 
     mapper_name: str
     options: ContextI2WOptions | Pic2WordOptions | PhiOptions
     mapper_state: State  # under the published names
     clip_state: State | None  # under OpenAI's names, float32
-    epoch: int | None
-    clip: tuple[str, str] | None = None  # model and tag where the file has no CLIP but says which
+    clip: CLIPReference | None = None  # where the file has no CLIP but says which
     protocol: str | None = None  # whose evaluation it is meant for, where the file says: "searle" or "lincir"
 
 
@@ -96,20 +96,18 @@ def parse_published(content: dict, path: str) -> PublishedFile:
         name, options = _mapper_of(mapper_state)
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise UserError(f"{path}: state_dict_img2text lacks {error}, it is neither Context-I2W nor Pic2Word") from None
-    epoch = content.get("epoch")
-    clip = (
-        None if clip_state else _CLIP_OF_WIDTH.get(mapper_state["layers.0.0.weight"].shape[1], ("ViT-L-14", "openai"))
-    )
-    epoch = epoch if isinstance(epoch, int) else None
-    return PublishedFile(name, options, mapper_state, clip_state or None, epoch, clip)
+    if clip_state:
+        return PublishedFile(name, options, mapper_state, clip_state)
+    clip = _CLIP_OF_WIDTH.get(mapper_state["layers.0.0.weight"].shape[1], CLIPReference("ViT-L-14", "openai"))
+    return PublishedFile(name, options, mapper_state, None, clip)
 
 
 # CLIP by the width of its embedding: SEARLE's (OpenAI) and, of LinCIR alone, LAION's.
 _CLIP_OF_WIDTH = {
-    512: ("ViT-B-32", "openai"),
-    768: ("ViT-L-14", "openai"),
-    1024: ("ViT-H-14", "laion2b_s32b_b79k"),
-    1280: ("ViT-bigG-14", "laion2b_s39b_b160k"),
+    512: CLIPReference("ViT-B-32", "openai"),
+    768: CLIPReference("ViT-L-14", "openai"),
+    1024: CLIPReference("ViT-H-14", "laion2b_s32b_b79k"),
+    1280: CLIPReference("ViT-bigG-14", "laion2b_s39b_b160k"),
 }
 # Released files by their SHA-256: LinCIR's lincir_large.pt.
 PROTOCOL_OF_FILE = {"5ba98d52db7a5e9a78f9ba7436991235477b89544caf246e4659642bf9b409bd": "lincir"}
@@ -126,21 +124,14 @@ def _parse_phi(content: dict, path: str) -> PublishedFile:
         raise UserError(f"{path}: Phi lacks {error}, it is neither SEARLE's nor LinCIR's") from error
     if rest:
         raise UserError(f"{path}: Phi's hidden width {hidden} is no multiple of its input's {width}")
-    settings = _read_hyperparameters(Path(path).with_name(_HYPERPARAMETERS))
+    beside = Path(path).with_name(_HYPERPARAMETERS)
+    settings = read_json(beside, {}, "mend it or move it away") if beside.is_file() else {}
     clip = _CLIP_OF_WIDTH.get(width)
     if settings.get("clip_model_name"):
-        clip = str(settings["clip_model_name"]).replace("/", "-"), "openai"
-    protocol = "searle" if settings else "lincir" if clip and clip[1] != "openai" else None
+        clip = CLIPReference(str(settings["clip_model_name"]).replace("/", "-"), "openai")
+    protocol = "searle" if settings else "lincir" if clip and clip.pretrained != "openai" else None
     options = PhiOptions(factor, float(settings.get("phi_dropout", PhiOptions.dropout)))
-    epoch = content.get("epoch")
-    return PublishedFile("phi", options, state, None, epoch if isinstance(epoch, int) else None, clip, protocol)
-
-
-def _read_hyperparameters(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read as JSON ({error}); mend it or move it away") from None
+    return PublishedFile("phi", options, state, None, clip, protocol)
 
 
 def _check_all_is_read(content: dict, path: str) -> None:

@@ -47,9 +47,11 @@ class CLIPReference:
 
     def weights(self, folder: Path | None) -> str | None:
         """The tag or file of its weights; a file that a shared `folder` names is looked for there and nowhere else."""
-        if folder is None or self.pretrained is None or tag_configuration(self.model, self.pretrained):
+        if folder is None or self.pretrained is None:
             return self.pretrained
-        return os.path.join(folder, self.pretrained)
+        beside = os.path.join(folder, self.pretrained)
+        is_tag = not os.path.isfile(beside) and tag_configuration(self.model, self.pretrained)
+        return self.pretrained if is_tag else beside
 
 
 def read_reference(content: dict[str, Any], where: str) -> CLIPReference:

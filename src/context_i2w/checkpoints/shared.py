@@ -8,22 +8,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 from safetensors.torch import save
 
-from context_i2w.checkpoints.files import FORMAT, Checkpoint, hash_file
+from context_i2w.checkpoints.files import FORMAT, Checkpoint, from_ours, pack_mapper
 from context_i2w.checkpoints.model_card import model_card
-from context_i2w.checkpoints.reference import CLIP_SHAPE, CLIPReference, check_shape, read_reference
-from context_i2w.command_line import options_from
+from context_i2w.checkpoints.reference import CLIP_SHAPE, CLIPReference, check_shape
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, shown, write_text
+from context_i2w.files import atomic_path, read_json, shown, write_text
 from context_i2w.model.backbones import CLIPSizes, sizes_by_name
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.extensions import find_class, name_of, source_of
+from context_i2w.model.extensions import name_of, source_of
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.model.tensor_files import check_readable, check_state, first_line, load_tensors
@@ -53,14 +52,8 @@ def save_pretrained(
     Returns the folder. Raises UserError if the folder can't be written or the upload fails.
     """
     folder = Path(folder)
-    config = {
-        "format": FORMAT,
-        "mapper": {"name": name_of(type(mapper), MAPPERS), "options": asdict(mapper.options)},
-        "clip": asdict(clip),
-        "sizes": asdict(sizes),
-        "step": step,
-    }
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in mapper.state_dict().items()}
+    config = {**pack_mapper(name_of(type(mapper), MAPPERS), mapper, clip, step), "sizes": asdict(sizes)}
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in config["mapper"].pop("state").items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(save(state, metadata={"format": "pt"}))
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -76,35 +69,19 @@ def save_pretrained(
 def from_pretrained(source: str | os.PathLike, revision: str | None = None, trust_code: bool = False) -> Checkpoint:
     """The mapper of a folder of `save_pretrained`, or of the hub's "owner/name" (fetched once, then cached).
 
-    trust_code: whether a mapper of somebody's own, whose code the folder holds or names, may be imported.
-    Build it with `checkpoint.build_mapper(checkpoint.load_clip().sizes)`.
+    Build it with `checkpoint.build_mapper(checkpoint.load_clip().sizes)`. trust_code: as `read_checkpoint` has it.
     Raises UserError if there is no such folder or repository, or its files are damaged.
     """
-    folder = Path(source)
-    if not os.path.isdir(folder):
-        folder = _download(str(source), revision, trust_code)
-    config = _read_config(folder / CONFIG)
-    mapper_name, options = config["mapper"]["name"], config["mapper"]["options"]
-    clip = read_reference(config["clip"], str(folder / CONFIG))
-    _check_inside(clip, folder)
-    kind = find_class(mapper_name, MAPPERS, "mapper", trust_code, folder)
-    path = folder / WEIGHTS
+    folder = Path(source) if os.path.isdir(source) else _download(str(source), revision, trust_code)
+    path, where = folder / WEIGHTS, str(folder / CONFIG)
+    config = read_json(folder / CONFIG, {}, "write it with save_pretrained")
+    if config.get("format") != FORMAT:
+        raise UserError(f"{where}: its format is not {FORMAT!r}; write it with save_pretrained")
+    check_shape(config, _SHAPE, where)
+    _check_inside(config["clip"], where)
     check_readable(path, "file of a shared mapper")
     state = check_state(load_tensors(path), str(path))
-    return Checkpoint(
-        path=path,
-        file_hash=hash_file(path),
-        source="context-i2w",
-        mapper_name=mapper_name,
-        mapper_class=kind,
-        options=options_from(kind.Options, options, str(folder / CONFIG)),
-        mapper_state=state,
-        clip=_beside(clip, folder),
-        clip_state=None,
-        step=config.get("step"),
-        content={},
-        folder=folder,
-    )
+    return from_ours(path, config, state, where, trust_code, folder=folder)
 
 
 def is_pretrained_folder(path: Path) -> bool:
@@ -114,18 +91,15 @@ def is_pretrained_folder(path: Path) -> bool:
 def clip_reference(checkpoint: Checkpoint, clip: FrozenCLIP) -> CLIPReference:
     """The checkpoint's CLIP by name and hash; a local weights file is named without its folder.
 
-    A published checkpoint carries CLIP itself: its name is then open_clip's model of the same sizes, with
-    OpenAI's weights. Raises UserError if there is none.
+    One that the checkpoint carries is named as OpenAI's of the same sizes. Raises UserError if there is none.
     """
-    reference = checkpoint.clip
-    if reference is None:
-        reference = CLIPReference(_name_by_sizes(clip, checkpoint.path), "openai")
+    reference = checkpoint.clip or CLIPReference(_name_by_sizes(clip, checkpoint.path), "openai")
     pretrained = Path(reference.pretrained).name if reference.pretrained else None
     return CLIPReference(reference.model, pretrained, clip.weights_hash, reference.configuration)
 
 
 def _name_by_sizes(clip: FrozenCLIP, path: Path) -> str:
-    for name, _ in (pair for pair in open_clip.list_pretrained() if pair[1] == "openai"):
+    for name in open_clip.list_pretrained_models_by_tag("openai"):
         try:
             if sizes_by_name(name) == clip.sizes and "quickgelu" not in name:
                 return name
@@ -134,30 +108,13 @@ def _name_by_sizes(clip: FrozenCLIP, path: Path) -> str:
     raise UserError(f"{path}: the CLIP in this file has the sizes of no OpenAI model, so it can't be given by name")
 
 
-def _check_inside(clip: CLIPReference, folder: Path) -> None:
+def _check_inside(clip: dict[str, Any], where: str) -> None:
     """What somebody else wrote opens nothing outside its folder."""
-    bare = clip.pretrained is None or os.path.basename(clip.pretrained) == clip.pretrained not in ("", ".", "..")
-    if not bare or clip.model.startswith("local-dir:"):
-        named = clip.model if bare else str(clip.pretrained)
-        raise UserError(f"{folder / CONFIG}: names {shown(named)}, which is no tag and no file of its own folder")
-
-
-def _beside(clip: CLIPReference, folder: Path) -> CLIPReference:
-    """Weights of CLIP that lie in the same folder are found there."""
-    if clip.pretrained and os.path.isfile(folder / clip.pretrained):
-        return replace(clip, pretrained=str(folder / clip.pretrained))
-    return clip
-
-
-def _read_config(path: Path) -> dict:
-    try:
-        config = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: can't be read ({first_line(error)}); write it with save_pretrained") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(f"{path}: its format is not {FORMAT!r}; write it with save_pretrained")
-    check_shape(config, _SHAPE, str(path))
-    return config
+    model, weights = clip["model"], clip.get("pretrained")
+    bare = weights is None or os.path.basename(weights) == weights not in ("", ".", "..")
+    if not bare or model.startswith("local-dir:"):
+        named = model if bare else str(weights)
+        raise UserError(f"{where}: names {shown(named)}, which is no tag and no file of its own folder")
 
 
 def _download(repo: str, revision: str | None, trust_code: bool) -> Path:
@@ -165,15 +122,15 @@ def _download(repo: str, revision: str | None, trust_code: bool) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        code = ["*.py"] if trust_code else []
-        found = snapshot_download(repo, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD, *code])
+        wanted = [WEIGHTS, CONFIG, CARD, *["*.py"] * trust_code]
+        found = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except HFValidationError:
         raise UserError(f"{repo}: neither a folder nor a hub repository `owner/name`") from None
     except Exception as error:  # network, authorisation, absence: the hub client has an error class for each
         raise UserError(f"{repo}: no such folder, and the hub says: {first_line(error)}") from None
-    if not is_pretrained_folder(Path(found)):
+    if not is_pretrained_folder(found):
         raise UserError(f"{repo}: holds no {WEIGHTS} with {CONFIG}")
-    return Path(found)
+    return found
 
 
 def _upload(folder: Path, repo: str, source: Path | None) -> None:
@@ -182,7 +139,7 @@ def _upload(folder: Path, repo: str, source: Path | None) -> None:
     try:
         api = HfApi()
         api.create_repo(repo, exist_ok=True)
-        code = [source.name] if source else []
-        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=[WEIGHTS, CONFIG, CARD, *code])
+        wanted = [WEIGHTS, CONFIG, CARD, *([source.name] if source else [])]
+        api.upload_folder(repo_id=repo, folder_path=str(folder), allow_patterns=wanted)
     except Exception as error:
         raise UserError(f"{repo}: upload failed: {first_line(error)}; log in with `hf auth login`") from None

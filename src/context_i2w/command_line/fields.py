@@ -46,9 +46,7 @@ def option(
     or the flag several times; count: so many or none; commas: texts may stand in one word); Mapping (NAME=VALUE,
     several times). positional: goes by its place.
     """
-    metadata: dict[str, Any] = {"about": about, "flag": flag, "also": also, "metavar": metavar, "choices": choices}
-    metadata |= {"at_least": at_least, "above": above, "at_most": at_most, "count": count, "commas": commas}
-    metadata |= {"required": required, "positional": positional}
+    metadata = {name: value for name, value in locals().items() if name != "default"}
     made = {"default_factory": lambda: dict(default)} if isinstance(default, Mapping) else {"default": default}
     return field(metadata=metadata, **made)
 
@@ -68,10 +66,9 @@ class Options:
 
 def check(options: Any) -> None:
     """Raises OptionError for a field of a dataclass whose value is of another type, or out of its bounds."""
-    for name, kind in typing.get_type_hints(type(options)).items():
-        spec = type(options).__dataclass_fields__.get(name)
-        if spec is not None and not is_dataclass(kind) and typing.get_origin(kind) is not typing.ClassVar:
-            check_value(name, getattr(options, name), kind, spec.metadata)
+    for spec, kind, _ in fields_of(type(options)):
+        if not is_dataclass(kind):
+            check_value(spec.name, getattr(options, spec.name), kind, spec.metadata)
 
 
 def check_value(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> None:
@@ -83,11 +80,10 @@ def check_value(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> 
         raise OptionError(name, value, f"{_named(kind)} is expected")
     if isinstance(value, float) and not math.isfinite(value):
         raise OptionError(name, value, "a finite number is expected")
-    choices = bounds.get("choices")
     values = value if isinstance(value, tuple) else (value,)
     if bounds.get("count") and len(values) not in (0, bounds["count"]):
         raise OptionError(name, value, f"{bounds['count']} values are expected")
-    if choices and not all(one in choices for one in values):
+    if (choices := bounds.get("choices")) and not all(one in choices for one in values):
         raise OptionError(name, value, f"one of {', '.join(map(str, choices))} is expected")
     if (low := bounds.get("at_least")) is not None and any(one < low for one in values):
         raise OptionError(name, value, f"at least {low} is needed")
@@ -141,15 +137,12 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (int, float) and isinstance(value, int):
+        return not isinstance(value, bool)
     return kind is Any or isinstance(value, typing.get_origin(kind) or kind)
 
 
 def _named(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", Path: "a path"}
-    return " or ".join(
-        names.get(one, str(one).replace("typing.", "")) for one in alternatives(kind) if one is not type(None)
-    )
+    kinds = [one for one in alternatives(kind) if one is not type(None)]
+    return " or ".join(names.get(one, str(one).replace("typing.", "")) for one in kinds)

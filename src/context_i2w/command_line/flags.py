@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from context_i2w.command_line.fields import Leaf, OptionError, alternatives, default_of, leaves
 from context_i2w.command_line.values import build, read_config
-from context_i2w.errors import UserError
+from context_i2w.errors import UserError, as_typed
 
 T = TypeVar("T")
 
@@ -38,10 +38,12 @@ def parse(
     argv = [_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     epilog = more_help(argv) if {"-h", "--help"} & set(argv) else None
     raw = argparse.RawDescriptionHelpFormatter
+    prog, description = as_typed(prog), as_typed(description)
     parser = Parser(prog=prog, description=description, epilog=epilog, allow_abbrev=False, formatter_class=raw)
     _add_flags(parser, options, shown or {})
     given = vars(parser.parse_args(argv))
     config = given.pop("config", None)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     try:
         values = (read_config(Path(config), options) if config else {}) | given
         checked(values)
@@ -74,19 +76,12 @@ class _Pairs(argparse.Action):
         setattr(namespace, self.dest, (getattr(namespace, self.dest, None) or {}) | found)
 
 
-class _Several(argparse.Action):
-    """Several values, or the flag several times."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
-
-
-class _Commas(_Several):
-    """Values with commas between them."""
+class _Commas(argparse.Action):
+    """As "extend", of values with commas between them."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         words = [word for value in values for word in value.split(",") if word]
-        super().__call__(parser, namespace, words, option_string)
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest, ()), *words])
 
 
 def _add_flags(parser: Parser, options: type, shown: Mapping[str, Mapping[str, Any]]) -> None:
@@ -96,24 +91,22 @@ def _add_flags(parser: Parser, options: type, shown: Mapping[str, Mapping[str, A
             continue  # set by the program alone
         if leaf.title not in groups:
             groups[leaf.title] = parser.add_argument_group(leaf.title)
-        settings = _flag_settings(leaf.spec, leaf.kind) | {"default": argparse.SUPPRESS, "dest": leaf.key}
-        settings |= {"help": _help(leaf, shown).replace("%", "%%"), "required": leaf.spec.metadata["required"]}
-        if leaf.spec.metadata["positional"]:
-            _add_positional(groups[leaf.title], leaf, settings)
-        else:
-            groups[leaf.title].add_argument(leaf.flag, *leaf.spec.metadata["also"], **settings)
+        settings = {"default": argparse.SUPPRESS, "help": _help(leaf, shown).replace("%", "%%")}
+        names, settings = _names(leaf, settings | _flag_settings(leaf.spec, leaf.kind))
+        groups[leaf.title].add_argument(*names, **settings)
     parser.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="TOML, or a run's config.json; flags win over it"
     )
 
 
-def _add_positional(group: Any, leaf: Leaf, settings: dict[str, Any]) -> None:
-    """Argparse wants neither dest nor required of an argument that goes by its place."""
-    settings = {name: value for name, value in settings.items() if name not in ("dest", "required", "action")}
-    count = {"nargs": "+" if leaf.spec.metadata["required"] else "*"} if "nargs" in settings else {}
-    if not leaf.spec.metadata["required"] and not count:
-        count = {"nargs": "?"}
-    group.add_argument(leaf.key, **settings | count)
+def _names(leaf: Leaf, settings: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """What argparse calls the option; it wants neither dest nor required of one that goes by its place."""
+    required = leaf.spec.metadata["required"]
+    if not leaf.spec.metadata["positional"]:
+        return [leaf.flag, *leaf.spec.metadata["also"]], settings | {"dest": leaf.key, "required": required}
+    settings.pop("action", None)
+    optional = {"nargs": "*" if "nargs" in settings else "?"}
+    return [leaf.key], settings if required else settings | optional
 
 
 def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
@@ -123,7 +116,7 @@ def _flag_settings(spec: dataclasses.Field, kind: Any) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction if spec.default is True else "store_true"}
     if typing.get_origin(kinds[0]) is tuple:
         several = {"nargs": spec.metadata["count"] or "+", "type": typing.get_args(kinds[0])[0], **metavar}
-        return {"action": _Commas if spec.metadata["commas"] else _Several, **several}
+        return {"action": _Commas if spec.metadata["commas"] else "extend", **several}
     if typing.get_origin(kinds[0]) or kinds[0] is Mapping:
         return {"action": _Pairs, "metavar": "NAME=VALUE"}
     return {"type": kinds[0], "choices": list(spec.metadata["choices"] or ()) or None, **metavar}

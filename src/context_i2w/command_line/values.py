@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,14 +44,11 @@ def _built(options: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _of_kind(value: Any, kind: Any) -> Any:
-    """Lists of the command line as tuples, texts as paths."""
-    if isinstance(value, list) and typing.get_origin(kind) is tuple:
-        value = tuple(value)
-    if isinstance(value, str) and Path in alternatives(kind):
-        return Path(value)
-    if isinstance(value, tuple) and typing.get_args(kind)[:1] == (Path,):
-        return tuple(map(Path, value))
-    return value
+    """Lists, and a value alone, as tuples, texts as paths: TOML, JSON and the command line have neither."""
+    if typing.get_origin(kind) is tuple and value is not None:
+        values = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_of_kind(one, typing.get_args(kind)[0]) for one in values)
+    return Path(value) if isinstance(value, str) and Path in alternatives(kind) else value
 
 
 def flat(options: Any) -> dict[str, Any]:
@@ -82,21 +79,14 @@ def read_config(path: Path, options: type) -> dict[str, Any]:
     for key, value in content.items():
         name = key.replace("-", "_")
         if name in known:
-            spec, kind = known[name].spec, known[name].kind
-            values[name] = tuple(_tuples(value)) if typing.get_origin(kind) is tuple and value is not None else value
+            values[name] = _of_kind(value, known[name].kind)
             try:
-                check_value(key, values[name], kind, spec.metadata)
+                check_value(key, values[name], known[name].kind, known[name].spec.metadata)
             except OptionError as error:
                 raise UserError(f"--config {path}: {error}") from None
         elif key not in WRITTEN_BY_RUNS:
             raise UserError(f"--config {path}: unknown key {key!r}; `--help` names the options")
     return values
-
-
-def _tuples(values: Any) -> Iterator[Any]:
-    """JSON and TOML have no tuples."""
-    for value in values if isinstance(values, list | tuple) else (values,):
-        yield tuple(_tuples(value)) if isinstance(value, list) else value
 
 
 def options_from(options: type[T], values: Any, origin: str) -> T:

@@ -8,6 +8,12 @@ export function element(tag, properties = {}, children = []) {
   return made;
 }
 
+export function button(action, properties = {}, children = []) {
+  const made = element("button", { type: "button", ...properties }, children);
+  made.addEventListener("click", action);
+  return made;
+}
+
 const SMALL = 100; // pixels below which a picture is enlarged without smoothing
 
 export function picture(src, alt, properties = {}) {

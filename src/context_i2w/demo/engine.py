@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from context_i2w.demo.pictures import change_overlay, overlay
+from context_i2w.demo.pictures import CHANGE, overlay
 from context_i2w.errors import UserError
 from context_i2w.model.attention import attention_maps
 from context_i2w.model.clip import ImageFeatures
@@ -24,12 +23,11 @@ from context_i2w.search.index import Hit, Index
 from context_i2w.search.pictures import Picture
 from context_i2w.search.query import Query, parse_query, parse_text
 from context_i2w.search.retriever import Retriever
+from context_i2w.search.vectors import QueryVectors
 
 BASELINES = {"image": "image only", "text": "text only", "image+text": "image + text"}
 KEPT = 16  # queries
 SHOWN = 512  # pixels of the longer side of a reference that are kept
-
-
 # Methods whose weight is that of the slider "stay with the picture … follow the words"; without a mapper, the other.
 MIXES = {"anchored": "the picture", "blended": "picture + words"}
 PLAIN_MIXES = {"slerp": "the words"}
@@ -57,19 +55,6 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """Unit vectors [1, E] that a query is mixed of. image, own: empty for a query of text alone.
-
-    own: by title, the mapper's "composed"; nothing without a mapper.
-    """
-
-    prompt: str
-    text: Tensor
-    image: Tensor | None = None
-    own: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Answer:
     """prompt: as composed. rows: title -> hits. maps: of each Context-I2W mapper. words: title -> nearest words."""
 
@@ -82,8 +67,7 @@ class Answer:
 class Engine:
     """An index and the mappers (by title) that search it; they share one CLIP, which may also search alone.
 
-    What the last few queries needed of CLIP and the mappers is kept: another weight, another number of results or
-    another look at the maps costs no pass.
+    What the last few queries needed of them is kept: another weight, number of results or look at maps costs no pass.
     """
 
     def __init__(self, index: Index, mappers: Mapping[str, Retriever]):
@@ -92,15 +76,12 @@ class Engine:
         self.retriever = next(iter(self.mappers.values()))
         self.mixes = PLAIN_MIXES if self.retriever.mapper is None else MIXES
         self.nearest_words = NearestWords(self.retriever.clip)
-        self._vectors = lru_cache(KEPT)(self._compute_vectors)
+        self._vectors = lru_cache(KEPT)(self._make_vectors)
         self._words = lru_cache(KEPT)(self._find_words)
         self._maps = lru_cache(KEPT)(self._draw_maps)
 
     def look(self, picture: Picture, name: str | None = None, label: str = "") -> Look:
-        """One vision pass; name: the picture's name in the index, which it must not find again.
-
-        Raises UserError if the picture can't be read.
-        """
+        """One vision pass; name: in the index, where it must not find itself. Raises UserError if it can't be read."""
         try:
             image = as_image(self.retriever.preparation.read(picture))
             crop = as_image(self.retriever.preparation.crop(image))
@@ -123,49 +104,38 @@ class Engine:
     ) -> Answer:
         """looks: the references; none: a query of text alone. compare: the baselines too.
 
-        method: how the queries are formed of what is kept: "composed", "anchored:W" or "blended:W:A"; without a mapper
-        "slerp:A".
-        Raises UserError for a description that can't be composed.
+        method: of model/queries.py, the retriever's own if None. Raises UserError for what can't be composed.
         """
         looks = (looks,) if isinstance(looks, Look) else tuple(looks)
-        vectors = self._vectors(looks, description)
-        rows = _rows(vectors, compare, method or self.retriever.default_method)
+        query, vectors = self._vectors(looks, description)
+        rows = _rows(query, vectors, compare, method or self.retriever.default_method)
         hidden = [[look.row for look in looks if look.row is not None]] * len(rows)
         hits = self.index.nearest(torch.cat(list(rows.values())), k, hidden)
         maps = self._maps(looks, description) if with_maps and looks else []
         words = self._words(looks, description) if with_words and looks else {}
-        return Answer(vectors.prompt, dict(zip(rows, hits)), maps, words)
+        return Answer(_shown(query), dict(zip(rows, hits)), maps, words)
 
-    def _compute_vectors(self, looks: tuple[Look, ...], description: str) -> Vectors:
-        if not looks:
-            query = parse_text(description)
-            return Vectors(query.text, normalize(self.retriever.condition(query), dim=-1))
-        query, seen = parse_query(description, len(looks)), _together(looks)
-        return Vectors(
-            _shown(query),
-            self.retriever.query_feature(query, seen, "text"),
-            self.retriever.query_feature(query, seen, "image"),
-            {
-                title: {"composed": one.query_feature(query, seen)} if one.mapper is not None else {}
-                for title, one in self.mappers.items()
-            },
-        )
+    def _make_vectors(self, looks: tuple[Look, ...], description: str) -> tuple[Query, dict[str, QueryVectors]]:
+        """The query, and by title what it is mixed of; the text is read once for all mappers."""
+        query = parse_query(description, len(looks)) if looks else parse_text(description)
+        features = [look.features for look in looks] or [ImageFeatures(torch.empty(0, 0), torch.empty(0, 0))]
+        seen = ImageFeatures(*map(torch.cat, zip(*features)))
+        vectors = {title: one.vectors([query], seen) for title, one in self.mappers.items()}
+        text = next(iter(vectors.values()))["text"]
+        for own in vectors.values():
+            own["text"] = text
+        return query, vectors
 
     def _find_words(self, looks: tuple[Look, ...], description: str) -> dict[str, list[tuple[str, float]]]:
-        query, seen = parse_query(description, len(looks)), _together(looks)
-        mappers = {title: one for title, one in self.mappers.items() if one.mapper is not None}
-        found = {title: self.nearest_words(one.pseudo_words(query, seen)) for title, one in mappers.items()}
+        _, vectors = self._vectors(looks, description)
+        found = {title: self.nearest_words(own["words"]) for title, own in vectors.items() if own.mapper is not None}
         return {title + _which(looks, n): near for title, words in found.items() for n, near in enumerate(words)}
 
     def _draw_maps(self, looks: tuple[Look, ...], description: str) -> list[HeatMap]:
         query = parse_query(description, len(looks))
         mappers = [one for one in self.mappers.values() if isinstance(one.mapper, ContextI2W)]
-        return [
-            heat
-            for retriever in mappers
-            for n, look in enumerate(looks)
-            for heat in heat_maps(retriever, query, look, _which(looks, n))
-        ]
+        pairs = [(one, n, look) for one in mappers for n, look in enumerate(looks)]
+        return [heat for one, n, look in pairs for heat in heat_maps(one, query, look, _which(looks, n))]
 
 
 def _which(looks: Sequence[Look], number: int) -> str:
@@ -180,18 +150,13 @@ def _shown(query: Query) -> str:
     return first + "".join(f"[*{word + 1}]{text}" for word, text in zip(query.words, rest))
 
 
-def _together(looks: Sequence[Look]) -> ImageFeatures:
-    return ImageFeatures(*(torch.cat(parts) for parts in zip(*(look.features for look in looks))))
-
-
-def _rows(vectors: Vectors, compare: bool, method: str) -> dict[str, Tensor]:
+def _rows(query: Query, vectors: Mapping[str, QueryVectors], compare: bool, method: str) -> dict[str, Tensor]:
     """Title -> query [1, E]."""
-    if vectors.image is None:
-        return {BASELINES["text"]: vectors.text}
-    raw = {"image": vectors.image, "text": vectors.text}
-    rows = {title: parse_method(name)(raw) for name, title in BASELINES.items()} if compare else {}
-    query = parse_method(method)
-    return rows | {title: query({**raw, **own}) for title, own in vectors.own.items()}
+    first = next(iter(vectors.values()))
+    if not query.words:  # of text alone
+        return {BASELINES["text"]: first["text"]}
+    rows = {title: parse_method(name)(first) for name, title in BASELINES.items()} if compare else {}
+    return rows | {title: parse_method(method)(own) for title, own in vectors.items()}
 
 
 def mixed(mix: str, weight: float) -> str:
@@ -228,7 +193,7 @@ def _heat_map(title: str, crop: Image.Image, now: Tensor, before: Tensor) -> Hea
     most = change.abs().max().clamp(min=1e-6)
     note = f"{low:.2f} to {high:.2f} × even, moved by up to {most:.2f}"
     shown = (now - low) / (high - low).clamp(min=1e-6)
-    return HeatMap(title, note, overlay(crop, shown), change_overlay(crop, change / most))
+    return HeatMap(title, note, overlay(crop, shown), overlay(crop, (change / most + 1) / 2, CHANGE))
 
 
 def by_title(retrievers: Sequence[Retriever], names: Sequence[str]) -> dict[str, Retriever]:
@@ -240,8 +205,5 @@ def by_title(retrievers: Sequence[Retriever], names: Sequence[str]) -> dict[str,
 
 def _kind(retriever: Retriever) -> str:
     title = getattr(retriever.mapper, "title", retriever.mapper_name) or "CLIP without a mapper"
-    return (
-        f"{title} without context"
-        if isinstance(retriever.mapper, ContextI2W) and not retriever.mapper.uses_condition
-        else title
-    )
+    blind = isinstance(retriever.mapper, ContextI2W) and not retriever.mapper.uses_condition
+    return f"{title} without context" if blind else title

@@ -1,6 +1,6 @@
 // Pictures of the gallery to choose a reference from: one Tab stop, arrow keys within, a filter by name, more on demand.
 
-import { ask, byId, element, later, picture, roving } from "./dom.js";
+import { ask, button, byId, later, picture, roving } from "./dom.js";
 
 let choose = null;
 let selected = [];
@@ -23,21 +23,21 @@ async function load(offset) {
 }
 
 function option({ name, label, picture: src }) {
-  const button = element("button", { type: "button", role: "option", title: label }, [picture(src, label, { loading: "lazy" })]);
-  button.dataset.name = name;
-  button.addEventListener("click", () => choose({ name, label, picture: src }));
-  return button;
+  const image = picture(src, label, { loading: "lazy" });
+  const made = button(() => choose({ name, label, picture: src }), { role: "option", title: label }, [image]);
+  made.dataset.name = name;
+  return made;
 }
 
 // names: those of the references.
 export function drawGallery(names) {
   selected = names;
   const options = [...byId("gallery").children];
-  for (const button of options) {
-    button.ariaSelected = String(names.includes(button.dataset.name));
-    button.tabIndex = -1;
+  for (const one of options) {
+    one.ariaSelected = String(names.includes(one.dataset.name));
+    one.tabIndex = -1;
   }
-  const stop = options.find((button) => button.ariaSelected === "true") ?? options[0];
+  const stop = options.find((one) => one.ariaSelected === "true") ?? options[0];
   if (stop) stop.tabIndex = 0;
 }
 

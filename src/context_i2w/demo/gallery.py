@@ -55,31 +55,27 @@ def _section(name: str, look: Look, answer: Answer, index: Index) -> str:
 
 def _row(title: str, hits: Sequence[Hit], index: Index) -> str:
     figures = [_figure(index.thumbnail(hit.name), f"{hit.rank} · {hit.score:.3f}", hit.name) for hit in hits]
-    return f"<h3>{escape(shown(title))}</h3>\n" + _grid("results", figures)
+    return _grid("results", title, figures)
 
 
 def _maps(maps: Sequence[HeatMap]) -> str:
     if not maps:
         return ""
-    now = [_figure(heat.picture, f"{heat.title}: {heat.note}") for heat in maps]
-    change = [_figure(heat.change, heat.title) for heat in maps]
-    return (
-        "<details><summary>Where the mapper looked</summary>"
-        f'{_grid("maps", now)}\n<h3>change from "a photo of [*]" (red: more, blue: less)</h3>\n{_grid("maps", change)}'
-        "</details>\n"
-    )
+    now = _grid("maps", "", [_figure(heat.picture, f"{heat.title}: {heat.note}") for heat in maps])
+    changes = [_figure(heat.change, heat.title) for heat in maps]
+    change = _grid("maps", 'change from "a photo of [*]" (red: more, blue: less)', changes)
+    return f"<details><summary>Where the mapper looked</summary>{now}\n{change}</details>\n"
 
 
-def _grid(kind: str, figures: Sequence[str]) -> str:
+def _grid(kind: str, title: str, figures: Sequence[str]) -> str:
+    heading = f"<h3>{escape(shown(title))}</h3>\n" if title else ""
     joined = "\n".join(figures)
-    return f'<div class="{kind}">\n{joined}\n</div>'
+    return f'{heading}<div class="{kind}">\n{joined}\n</div>'
 
 
 def _figure(jpeg: bytes | None, caption: str, name: str = "") -> str:
-    text, name = escape(shown(caption)), escape(shown(name))
-    if jpeg is None:
-        picture = "<p>no longer there</p>"
-    else:
+    text, name, picture = escape(shown(caption)), escape(shown(name)), "<p>no longer there</p>"
+    if jpeg is not None:
         small = ' class="small"' if max(Image.open(io.BytesIO(jpeg)).size) < SMALL else ""
         picture = f'<img src="{data_uri(jpeg)}" alt="{name or text}"{small}>'
     return f"<figure>{picture}<figcaption>{text} <span>{name}</span></figcaption></figure>"

@@ -9,18 +9,12 @@ from typing import Any
 
 from context_i2w.benchmarks.options import FashionIQOptions
 from context_i2w.command_line import OptionError, Options, nested, option, parse
-from context_i2w.errors import UserError, as_typed
+from context_i2w.errors import UserError
 from context_i2w.evaluation.options import DeviceChoice, ModelChoice
 
 # Whose pictures are searched, if no folder: a benchmark's gallery, by benchmark and protocol.
-GALLERIES = {
-    "coco": ("coco", None),
-    "imgnet": ("imgnet", None),
-    "cirr": ("cirr", None),
-    "dress": ("fashion", FashionIQOptions(source="dress")),
-    "shirt": ("fashion", FashionIQOptions(source="shirt")),
-    "toptee": ("fashion", FashionIQOptions(source="toptee")),
-}
+GALLERIES: dict[str, tuple[str, Any]] = {name: (name, None) for name in ("coco", "imgnet", "cirr")}
+GALLERIES |= {garment: ("fashion", FashionIQOptions(source=garment)) for garment in ("dress", "shirt", "toptee")}
 
 
 @dataclass(frozen=True)
@@ -101,11 +95,4 @@ def parse_demo(
 ) -> DemoSettings:
     """From the command line; one line and exit status 2 for an error. defaults: other ones, by key."""
     shown = {"here": defaults} if defaults else None
-    return parse(
-        DemoSettings,
-        argv,
-        prog=as_typed(prog),
-        description=as_typed(description),
-        recipe=lambda _: defaults,
-        shown=shown,
-    )
+    return parse(DemoSettings, argv, prog=prog, description=description, recipe=lambda _: defaults, shown=shown)

@@ -1,7 +1,7 @@
 // The query and its answer. The query lives in the address: reload, back and a copied address show the same results.
 // Texts are set as text, never as HTML.
 
-import { ask, byId, element, later, picture, roving } from "./dom.js";
+import { ask, button, byId, element, later, picture, roving } from "./dom.js";
 import { drawGallery, openGallery } from "./gallery.js";
 import { takePictures } from "./reference.js";
 import { openViewer, viewResult } from "./viewer.js";
@@ -52,19 +52,16 @@ function changed(kind) {
 
 function drawQuery() {
   if (byId("description").value !== state.description) byId("description").value = state.description;
-  byId("mix").value = state.mix;
-  byId("follow").value = state.follow;
-  byId("k").value = state.k;
+  for (const key of ["mix", "follow", "k"]) byId(key).value = state[key];
   byId("compare").checked = state.compare;
   const several = state.references.length > 1;
   byId("references").replaceChildren(...state.references.map((reference, number) => {
     const mark = several ? `[*${number + 1}] ` : "";
     const label = reference.label || "uploaded picture";
-    const remove = element("button", { type: "button", textContent: "×", ariaLabel: `Remove ${label}` });
-    remove.addEventListener("click", () => {
+    const remove = button(() => {
       refer(state.references.filter((other) => other !== reference));
       byId("description").focus();
-    });
+    }, { textContent: "×", ariaLabel: `Remove ${label}` });
     return element("li", { title: label }, [picture(reference.picture, label), remove, mark + label]);
   }));
   drawGallery(state.references.map(({ name }) => name));
@@ -98,7 +95,7 @@ async function search() {
     clear();
     return say("Choose a reference, write a description, or both.");
   }
-  busy("Searching…");
+  say("Searching…", true);
   const { description, mix, k, compare } = state;
   const references = state.references.map(({ name, upload }) => (upload ? { upload } : { name }));
   const question = { references, description, k, compare, mix, weight: 1 - state.follow / 100, explain: byId("looking").open };
@@ -114,13 +111,8 @@ async function search() {
 
 // The answer
 
-function busy(text) {
-  byId("answer").ariaBusy = "true";
-  byId("status").textContent = text;
-}
-
-function say(text) {
-  byId("answer").ariaBusy = "false";
+function say(text, busy = false) {
+  byId("answer").ariaBusy = String(busy);
   byId("status").textContent = text;
 }
 
@@ -160,9 +152,7 @@ function show(answer) {
 function result(hits, number) {
   const { label, rank, score, picture: src } = hits[number];
   const caption = element("span", { textContent: `${rank} · ${score.toFixed(3)} · ${label}` });
-  const button = element("button", { type: "button", title: label }, [picture(src, ""), caption]);
-  button.addEventListener("click", () => viewResult(hits, number));
-  return element("li", {}, [button]);
+  return element("li", {}, [button(() => viewResult(hits, number), { title: label }, [picture(src, ""), caption])]);
 }
 
 function drawMaps() {
@@ -179,7 +169,7 @@ function drawMaps() {
 async function upload(file, join = false) {
   try {
     if (file.size > limits.upload) throw new Error(`${file.name} is over ${limits.upload >> 20} MiB`);
-    busy(`Reading ${file.name}…`);
+    say(`Reading ${file.name}…`, true);
     const name = encodeURIComponent(file.name.toWellFormed?.() ?? file.name);
     choose(await ask(`/upload?name=${name}`, { method: "POST", body: file }), join);
   } catch (error) {
@@ -196,13 +186,9 @@ async function start() {
   Object.assign(limits, { upload: about.max_upload, references: about.max_references });
   byId("about").textContent = `${about.gallery} · CLIP ${about.clip} · ${about.mappers.join(", ")}`;
   byId("mix").replaceChildren(...Object.entries(about.mixes).map(([value, text]) => new Option(text, value)));
-  START.mix = about.mix;
-  START.follow = about.follow;
-  byId("examples").replaceChildren(...about.examples.map((text) => {
-    const button = element("button", { type: "button", textContent: text });
-    button.addEventListener("click", () => { state.description = text; changed("example"); });
-    return button;
-  }));
+  Object.assign(START, { mix: about.mix, follow: about.follow });
+  const take = (description) => { Object.assign(state, { description }); changed("example"); };
+  byId("examples").replaceChildren(...about.examples.map((text) => button(() => take(text), { textContent: text })));
   const first = await openGallery((reference) => choose(reference), fail);
   readAddress();
   if (!location.search && first) state.references = [first];

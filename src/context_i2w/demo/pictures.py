@@ -25,23 +25,11 @@ def data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
-def overlay(image: Image.Image, values: Tensor) -> bytes:
-    """A square image under a heat map [P] of values in 0 … 1: dark is none, yellow is most."""
-    return _blend(image, _square(values), AMOUNT)
-
-
-def change_overlay(image: Image.Image, values: Tensor) -> bytes:
-    """The same for signed values in -1 … 1: blue is less, red is more."""
-    return _blend(image, (_square(values) + 1) / 2, CHANGE)
-
-
-def _square(values: Tensor) -> np.ndarray:
+def overlay(image: Image.Image, values: Tensor, colours: str = AMOUNT) -> bytes:
+    """A square image under a heat map [P] of values in 0 … 1: dark is none, yellow is most; CHANGE: blue to red."""
     side = round(len(values) ** 0.5)
-    return values.float().cpu().numpy().reshape(side, side)
-
-
-def _blend(image: Image.Image, grid: np.ndarray, colours: str) -> bytes:
-    large = Image.fromarray(grid.astype(np.float32)).resize((OVERLAY, OVERLAY), Image.Resampling.BILINEAR)
+    grid = Image.fromarray(values.float().cpu().numpy().reshape(side, side))
+    large = grid.resize((OVERLAY, OVERLAY), Image.Resampling.BILINEAR)
     anchors = np.array([list(bytes.fromhex(colour)) for colour in colours.split()])  # [17, 3]
     place = np.asarray(large).clip(0, 1) * (len(anchors) - 1)
     channels = [np.interp(place, range(len(anchors)), anchors[:, channel]) for channel in range(3)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.base import check_images_exist
 from context_i2w.checkpoints.find import newest_checkpoint, shipped_checkpoints
 from context_i2w.demo.engine import Engine, Look, by_title
 from context_i2w.demo.gallery import render
-from context_i2w.demo.gallery_images import find_images, is_benchmark
-from context_i2w.demo.options import DemoSettings
+from context_i2w.demo.options import GALLERIES, DemoSettings
 from context_i2w.demo.server import Demo, is_loopback, serve
 from context_i2w.distributed import Process, joined, launch, started_by_launcher
 from context_i2w.errors import UserError
@@ -16,6 +17,8 @@ from context_i2w.evaluation.features import EncodingOptions
 from context_i2w.evaluation.setup import LOGS, choose_data_root, device_asked
 from context_i2w.files import check_writable
 from context_i2w.model.clip_weights import TOY_MODEL
+from context_i2w.search.files import Files, files_of_list
+from context_i2w.search.galleries import Images
 from context_i2w.search.index import Index
 from context_i2w.search.retriever import Retriever
 
@@ -26,10 +29,7 @@ EXAMPLES = 3  # references taken if none is named
 
 
 def run(settings: DemoSettings) -> None:
-    """Loads, indexes, and writes a gallery, explains or serves. Raises UserError.
-
-    The settings' number of processes share the indexing, or torchrun's; the rest is one process's.
-    """
+    """Loads, indexes (in so many processes as are asked for), and in one of them shows. Raises UserError."""
     processes = settings.machine.processes
     if processes > 1 and not started_by_launcher() and launch(_prepare, processes, settings) is None:
         raise KeyboardInterrupt
@@ -73,16 +73,11 @@ def load(settings: DemoSettings, process: Process) -> dict[str, Retriever]:
     model, device = settings.model, process.device
     if model.is_clip_alone:
         return by_title([Retriever.from_clip(model.model, model.weights or "openai", device)], [""])
-    sources = model.resume or tuple(map(str, process.by_first(default_checkpoints)))
+    newest = process.by_first(lambda: newest_checkpoint(LOGS))
+    sources = list(model.resume or map(str, [newest] if newest else shipped_checkpoints()))
     first = Retriever.load(sources[0], model.model, model.weights, device, model.trust_code)
     others = [first.beside(source, model.trust_code) for source in sources[1:]]
-    return by_title([first, *others], list(map(str, sources)))
-
-
-def default_checkpoints() -> list[Path]:
-    """The newest run's, else all that are shipped, Context-I2W first."""
-    newest = newest_checkpoint(LOGS)
-    return [newest] if newest is not None else shipped_checkpoints()
+    return by_title([first, *others], sources)
 
 
 def prompts_for(settings: DemoSettings, engine: Engine) -> list[str]:
@@ -96,54 +91,47 @@ def make_index(settings: DemoSettings, retriever: Retriever, process: Process) -
         if retriever.clip.name != TOY_MODEL:
             raise UserError("--images DIR: which folder of images is to be searched?")
         images = TOY_IMAGES
-    root = Path()
-    if is_benchmark(images):
-        root = process.by_first(lambda: choose_data_root(settings.data_root, retriever.clip))
+    found: Images = images
+    if images in GALLERIES and not Path(images).is_dir():
+        found = gallery_of(images, process.by_first(lambda: choose_data_root(settings.data_root, retriever.clip)))
     options = EncodingOptions(settings.machine.batch_size, settings.machine.workers, process=process)
     parts = settings.what.export and not Path(settings.what.export).suffix  # of millions, which nobody looks at
-    return retriever.index(find_images(images, root), settings.index.cache, options, thumbnails=not parts)
+    return retriever.index(found, settings.index.cache, options, thumbnails=not parts)
+
+
+def gallery_of(title: str, data_root: Path) -> Files:
+    """The images that a benchmark ranks. Raises UserError if they are not there."""
+    name, options = GALLERIES[title]
+    benchmark = BENCHMARKS[name].load(data_root, options or BENCHMARKS[name].options())
+    check_images_exist(benchmark)
+    return files_of_list([source.path for group in benchmark.groups for source in group.gallery], title)
 
 
 def references(settings: DemoSettings, engine: Engine) -> list[tuple[str, Look]]:
     """(name, look) of the images asked for, else of a few spread over the gallery."""
+    index = engine.index
     if settings.question.query:
-        root = engine.index.files.root.resolve()
-        looks = []
-        for query in settings.question.query:
-            path = Path(query).resolve()
-            inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else None
-            looks.append((Path(query).name, engine.look(query, inside)))
-        return looks
-    names = engine.index.names
-    chosen = [names[number * len(names) // EXAMPLES] for number in range(min(EXAMPLES, len(names)))]
-    return [(name, engine.look(engine.index.path(name), name)) for name in chosen]
+        return [(Path(query).name, engine.look(query, *index.names_of(query)[:1])) for query in settings.question.query]
+    chosen = [index.names[number * len(index) // EXAMPLES] for number in range(min(EXAMPLES, len(index)))]
+    return [(name, engine.look(index.path(name), name)) for name in chosen]
 
 
 def write_gallery(settings: DemoSettings, engine: Engine, looks: list[tuple[str, Look]], prompts: list[str]) -> None:
+    asked = settings.question
     answers = [
-        (
-            name,
-            look,
-            engine.answer(
-                look, prompt, settings.question.k, settings.question.compare, settings.question.heat_maps, False
-            ),
-        )
+        (name, look, engine.answer(look, prompt, asked.k, asked.compare, asked.heat_maps, False))
         for name, look in looks
         for prompt in prompts
     ]
-    about = (
-        f"{len(engine.index):,} images of {engine.index.files.title}; {engine.retriever.clip.name}; scores are cosines"
-    )
+    pictures = f"{len(engine.index):,} images of {engine.index.files.title}"
+    about = f"{pictures}; {engine.retriever.clip.name}; scores are cosines"
     path = Path(settings.what.output)
     path.write_text(render("Composed image retrieval", about, answers, engine.index), encoding="utf-8")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def explain(engine: Engine, looks: list[tuple[str, Look]], prompts: list[str]) -> None:
-    """Prints, for each reference and description, the words of CLIP nearest to each mapper's pseudo-word token.
-
-    Raises UserError if there is no mapper.
-    """
+    """Prints the words nearest to each pseudo-word token. Raises UserError if there is no mapper."""
     if engine.retriever.mapper is None:
         raise UserError("--explain tells of pseudo-word tokens, and CLIP alone makes none; give a mapper by --resume")
     for name, look in looks:

@@ -26,7 +26,7 @@ from context_i2w.demo.engine import Answer, Engine, Look, mixed, recommended
 from context_i2w.demo.gallery import shown
 from context_i2w.demo.pictures import data_uri
 from context_i2w.demo.web import Refused, Request, Response, Route, Server, as_json
-from context_i2w.files import is_text
+from context_i2w.files import misfit
 from context_i2w.model.images import BrokenImage, as_image
 from context_i2w.search.index import Hit
 from context_i2w.search.pictures import HEIF, read_picture
@@ -51,7 +51,7 @@ SHOWN = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gi
 OWN_HEADER = "x-context-i2w"  # another site can't set it without being asked about by the browser first
 HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9.-]+))(?::\d{1,5})?", re.IGNORECASE)
 BRIEFLY = {"Cache-Control": "private, max-age=600"}
-NO_UPLOAD = "this upload is no longer there; choose the file again"
+GONE = "this image can't be read any more"
 
 
 class Demo:
@@ -85,39 +85,29 @@ class Demo:
         names = [name for name in self.engine.index.names if not part or part in shown(name).casefold()]
         return {"total": len(names), "images": [_picture(name) for name in names[offset:][:PAGE_OF_IMAGES]]}
 
-    def thumbnail(self, name: str) -> bytes:
-        self._check(name)
-        content = self.engine.index.thumbnail(name)
+    def thumbnail(self, kind: str, key: str) -> bytes:
+        """Of a picture of the gallery by its name, or of an upload."""
+        if kind == "upload":
+            return thumbnail(self._look(kind, key).image)
+        self._check(key)
+        content = self.engine.index.thumbnail(key)
         if content is None:
-            raise Refused(HTTPStatus.GONE, "this image can't be read any more")
+            raise Refused(HTTPStatus.GONE, GONE)
         return content
 
-    def picture(self, name: str) -> tuple[str, bytes]:
-        """Type and content at full size: the file itself where a browser can show it, else a JPEG of it."""
+    def picture(self, name: str, original: bool = False) -> tuple[str, bytes]:
+        """Type and content at full size: the file where it is asked for or a browser can show it, else a JPEG of it."""
         self._check(name)
         path = self.engine.index.path(name)
         try:
             content = path.read_bytes()
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content)) as image:  # embeddings that others made may name any file
                 kind = SHOWN.get(image.format or "")
+            if original:
+                return "application/octet-stream", content
             return ("image/" + kind, content) if kind else ("image/jpeg", jpeg(as_image(read_picture(path))))
         except (OSError, BrokenImage):
-            raise Refused(HTTPStatus.GONE, "this image can't be read any more") from None
-
-    def original(self, name: str) -> bytes:
-        self._check(name)
-        try:
-            content = self.engine.index.path(name).read_bytes()
-            Image.open(io.BytesIO(content)).close()  # embeddings that others made may name any file
-            return content
-        except OSError:
-            raise Refused(HTTPStatus.GONE, "this image can't be read any more") from None
-
-    def uploaded(self, key: str) -> bytes:
-        look = self._looks.get(("upload", key))
-        if look is None:
-            raise Refused(HTTPStatus.NOT_FOUND, NO_UPLOAD)
-        return thumbnail(look.image)
+            raise Refused(HTTPStatus.GONE, GONE) from None
 
     def upload(self, content: bytes, label: str = "") -> dict[str, str]:
         """Takes a picture in as a reference; only its features and a small image are kept, in memory."""
@@ -134,22 +124,21 @@ class Demo:
         return {**_upload(key, look), "picture": data_uri(thumbnail(look.image))}
 
     def search(self, question: dict[str, Any]) -> dict[str, Any]:
-        """question: `references` (each `name` or `upload`; none: a query of text alone), `description`, and optionally
-        `k`, `compare`, `explain` (maps and nearest words), `mix` and `weight` (of what stays of the picture). One
-        reference may stand in the question itself.
+        """question: `references` (each `name` or `upload`; one may stand in the question itself; none: text alone),
+        `description`, `k`, `compare`, `explain` (maps and nearest words), `mix`, `weight` (of what stays of the image).
         """
         started = time.perf_counter()
         description, k, weight = question.get("description", ""), question.get("k", 12), question.get("weight", 0)
-        if not isinstance(description, str) or len(description) > MAX_DESCRIPTION or not is_text(description):
-            raise Refused(HTTPStatus.BAD_REQUEST, f"a description is text of at most {MAX_DESCRIPTION} characters")
-        if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= MAX_K:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"k is a whole number from 1 to {MAX_K}")
-        if not isinstance(weight, int | float) or not 0 <= weight <= 1:
-            raise Refused(HTTPStatus.BAD_REQUEST, "weight is a number from 0 to 1")
-        mix = question.get("mix", next(iter(self.engine.mixes)))
-        if mix not in list(self.engine.mixes):
-            raise Refused(HTTPStatus.BAD_REQUEST, f"mix is one of {', '.join(self.engine.mixes)}")
-        keys = self._references(question)
+        mixes, asked = list(self.engine.mixes), question.get("references", [question])
+        mix = question.get("mix", mixes[0])
+        is_text = misfit(description, str) is None and len(description) <= MAX_DESCRIPTION
+        _expect(is_text, f"a description is text of at most {MAX_DESCRIPTION} characters")
+        _expect(misfit(k, int) is None and 1 <= k <= MAX_K, f"k is a whole number from 1 to {MAX_K}")
+        _expect(misfit(weight, float) is None and 0 <= weight <= 1, "weight is a number from 0 to 1")
+        _expect(mix in mixes, f"mix is one of {', '.join(mixes)}")
+        few = isinstance(asked, list) and len(asked) <= MAX_REFERENCES
+        _expect(few, f"references are a list of at most {MAX_REFERENCES}")
+        keys = [_key(reference) for reference in asked]
         looks = [self._look(*key) for key in keys]
         compare, explain = bool(question.get("compare")), bool(question.get("explain", True))
         answer = self.engine.answer(looks, description, k, compare, explain, explain, mixed(mix, weight))
@@ -157,26 +146,13 @@ class Demo:
         seconds = time.perf_counter() - started
         return {**self._as_json(answer), "references": references, "seconds": seconds}
 
-    def _references(self, question: dict[str, Any]) -> list[tuple[str, str]]:
-        """("name" or "upload", which) of each."""
-        references = question.get("references", [question])
-        if not isinstance(references, list) or len(references) > MAX_REFERENCES:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"references are a list of at most {MAX_REFERENCES}")
-        keys = []
-        for reference in references:
-            reference = reference if isinstance(reference, dict) else {}
-            kind = "upload" if "upload" in reference else "name"
-            key = reference.get(kind)
-            keys.append((kind, key if isinstance(key, str) else ""))
-        return keys
-
     def _look(self, kind: str, key: str) -> Look:
         if kind == "name":
             self._check(key)
             if (kind, key) not in self._looks:
                 self._keep((kind, key), self.engine.look(self.engine.index.path(key), key))
         elif (kind, key) not in self._looks:
-            raise Refused(HTTPStatus.NOT_FOUND, NO_UPLOAD)
+            raise Refused(HTTPStatus.NOT_FOUND, "this upload is no longer there; choose the file again")
         self._looks.move_to_end((kind, key))
         return self._looks[kind, key]
 
@@ -229,9 +205,12 @@ def find(demo: Demo, loopback: bool, request: Request) -> Route:
     routes = {
         ("GET", "/about"): Route(lambda _: as_json(demo.about())),
         ("GET", "/images"): Route(lambda asked: as_json(demo.images(_offset(asked), asked.query.get("filter", "")))),
-        ("GET", "/thumbnail"): Route(partial(_thumbnail, demo)),
+        ("GET", "/thumbnail"): Route(lambda asked: Response("image/jpeg", demo.thumbnail(*_key(asked.query)), BRIEFLY)),
         ("GET", "/picture"): Route(partial(_full, demo), large=True),
-        ("POST", "/upload"): Route(partial(_take, demo), "model", MAX_UPLOAD, large=True),
+        ("POST", "/upload"): Route(
+            lambda asked: as_json(demo.upload(asked.body, shown(asked.query.get("name", "")))),
+            *("model", MAX_UPLOAD, True),
+        ),
         ("POST", "/search"): Route(partial(_search, demo), "model", MAX_QUESTION),
         **{("GET", path): Route(_static) for path in STATIC},
     }
@@ -240,29 +219,31 @@ def find(demo: Demo, loopback: bool, request: Request) -> Route:
     return routes[request.method, request.path]
 
 
+def _expect(holds: bool, rule: str) -> None:
+    if not holds:
+        raise Refused(HTTPStatus.BAD_REQUEST, rule)
+
+
+def _key(reference: Any) -> tuple[str, str]:
+    """("name" or "upload", which) of what a question refers to."""
+    reference = reference if isinstance(reference, dict) else {}
+    kind = "upload" if "upload" in reference else "name"
+    return kind, reference[kind] if isinstance(reference.get(kind), str) else ""
+
+
 def _static(request: Request) -> Response:
     name, kind = STATIC[request.path]
     content = files("context_i2w.demo").joinpath(name).read_bytes()
-    return Response(f"{kind}; charset=utf-8", content, headers={"Cache-Control": "no-store"})
-
-
-def _thumbnail(demo: Demo, request: Request) -> Response:
-    if "upload" in request.query:
-        return Response("image/jpeg", demo.uploaded(request.query["upload"]), headers=BRIEFLY)
-    return Response("image/jpeg", demo.thumbnail(request.query.get("name", "")), headers=BRIEFLY)
+    return Response(f"{kind}; charset=utf-8", content, {"Cache-Control": "no-store"})
 
 
 def _full(demo: Demo, request: Request) -> Response:
     name = request.query.get("name", "")
     if "download" not in request.query:
-        return Response(*demo.picture(name), headers=BRIEFLY)
+        return Response(*demo.picture(name), BRIEFLY)
     file = quote(name.rpartition("/")[2], safe="", errors="surrogateescape")
     disposition = {"Content-Disposition": f"attachment; filename*=UTF-8''{file}"}
-    return Response("application/octet-stream", demo.original(name), headers=disposition)
-
-
-def _take(demo: Demo, request: Request) -> Response:
-    return as_json(demo.upload(request.body, shown(request.query.get("name", ""))))
+    return Response(*demo.picture(name, original=True), disposition)
 
 
 def _search(demo: Demo, request: Request) -> Response:
@@ -270,8 +251,7 @@ def _search(demo: Demo, request: Request) -> Response:
         question = json.loads(request.body)
     except (ValueError, RecursionError):
         raise Refused(HTTPStatus.BAD_REQUEST, "not JSON") from None
-    if not isinstance(question, dict):
-        raise Refused(HTTPStatus.BAD_REQUEST, "not a JSON object")
+    _expect(isinstance(question, dict), "not a JSON object")
     return as_json(demo.search(question))
 
 

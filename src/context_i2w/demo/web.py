@@ -14,16 +14,16 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
 from context_i2w.errors import UserError
 
+T = TypeVar("T")
 IDLE = 15  # seconds for the head of a request to come whole
 PIECE, PACE = 64 << 10, 5  # bytes of a body, and seconds for so many to come
 DEADLINE = 60  # seconds for each of: the turn of a large body, a body to come, an answer to be found, one to be taken
@@ -34,6 +34,7 @@ WAITING = 256  # requests in one queue
 LARGE = 8  # large bodies in memory at once, of each queue
 HEAD = 32 << 10  # bytes of a request's head
 THREADS = {"model": 1, "files": 4}
+BUSY, SLOW = HTTPStatus.SERVICE_UNAVAILABLE, "the request came too slowly"
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'"
 SAFE = {
     "Content-Security-Policy": f"{POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -66,8 +67,8 @@ class Request:
 class Response:
     kind: str
     body: bytes
-    status: HTTPStatus = HTTPStatus.OK
     headers: dict[str, str] = field(default_factory=dict)
+    status: HTTPStatus = HTTPStatus.OK
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,18 @@ class Route:
 
 
 def as_json(content: Any, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    return Response("application/json", json.dumps(content).encode(), status, {"Cache-Control": "no-store"})
+    return Response("application/json", json.dumps(content).encode(), {"Cache-Control": "no-store"}, status)
 
 
 class Server:
-    """Bound to host and port (0: any free one), not yet running. find: a request without its body -> Route.
+    """Bound to host and port (0: any free one), not yet running; UserError if it can't be.
 
-    Raises UserError if it can't be bound; find may raise Refused, and work Refused or UserError.
+    find: a request without its body -> Route; may raise Refused, and a route's work Refused or UserError.
     """
 
     def __init__(self, find: Callable[[Request], Route], host: str, port: int):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
             self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             reason = error.strerror or error
@@ -146,42 +147,47 @@ class Server:
 
     async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection can take another one."""
-        turn, whole = None, False  # whole: the request has been read to its end
-        try:
-            if self._connections > CONNECTIONS:
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again")
-            request = await _head(reader)
-            route = self._find(request)
-            length = _length(request, route.bound)
-            if route.large:
-                turn = await _turn(self._large[route.queue])
-            if request.headers.get("expect", "").lower() == "100-continue":
-                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            body = await _body(reader, length)
-            whole = request.headers.get("connection", "").lower() != "close"
-            response = await self._work(route, Request(**{**vars(request), "body": body}), reader)
-        except Refused as error:
-            response = as_json({"error": str(error)}, error.status)
-        try:
+        whole = False  # the request has been read to its end
+        with contextlib.ExitStack() as turn:
+            try:
+                if self._connections > CONNECTIONS:
+                    raise Refused(BUSY, "too many connections; try again")
+                request = await _head(reader)
+                route = self._find(request)
+                length = _length(request, route.bound)
+                if route.large:
+                    large = self._large[route.queue]
+                    await _within(DEADLINE, large.acquire(), BUSY, "too many large requests at once; try again")
+                    turn.callback(large.release)
+                if request.headers.get("expect", "").lower() == "100-continue":
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                body = await _within(DEADLINE, _body(reader, length), HTTPStatus.REQUEST_TIMEOUT, SLOW)
+                whole = request.headers.get("connection", "").lower() != "close"
+                response = await self._work(route, replace(request, body=body), reader)
+            except Refused as error:
+                response = as_json({"error": str(error)}, error.status)
             await _write(writer, response, whole)
-        finally:
-            if turn is not None:
-                turn.release()
         if not whole:
             await _linger(reader, writer)
         return whole
 
     async def _work(self, route: Route, request: Request, reader: asyncio.StreamReader) -> Response:
         if self._waiting[route.queue] >= WAITING:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests are waiting; try again")
+            raise Refused(BUSY, "too many requests are waiting; try again")
         self._waiting[route.queue] += 1
         try:
-            work = partial(_answer, route.work, request, reader)
-            return await asyncio.wait_for(self._loop.run_in_executor(self._pools[route.queue], work), DEADLINE)
-        except asyncio.TimeoutError:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"no answer within {DEADLINE} s; try again") from None
+            found = self._loop.run_in_executor(self._pools[route.queue], _answer, route.work, request, reader)
+            return await _within(DEADLINE, found, BUSY, f"no answer within {DEADLINE} s; try again")
         finally:
             self._waiting[route.queue] -= 1
+
+
+async def _within(seconds: float, work: Awaitable[T], status: HTTPStatus, reason: str) -> T:
+    """What `work` gives. Raises Refused where it takes longer."""
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError:
+        raise Refused(status, reason) from None
 
 
 async def _head(reader: asyncio.StreamReader) -> Request:
@@ -229,40 +235,26 @@ def _length(request: Request, bound: int) -> int:
     return int(length)
 
 
-async def _turn(semaphore: asyncio.Semaphore) -> asyncio.Semaphore:
-    try:
-        await asyncio.wait_for(semaphore.acquire(), DEADLINE)
-    except asyncio.TimeoutError:
-        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once; try again") from None
-    return semaphore
-
-
 async def _body(reader: asyncio.StreamReader, length: int) -> bytes:
-    async def pieces() -> bytes:
-        body = bytearray()
-        while len(body) < length:
-            body += await asyncio.wait_for(reader.readexactly(min(PIECE, length - len(body))), PACE)
-        return bytes(body)
-
-    try:
-        return await asyncio.wait_for(pieces(), DEADLINE)
-    except asyncio.TimeoutError:
-        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "the request came too slowly") from None
+    body = bytearray()
+    while len(body) < length:
+        body += await asyncio.wait_for(reader.readexactly(min(PIECE, length - len(body))), PACE)
+    return bytes(body)
 
 
 def _answer(work: Callable[[Request], Response], request: Request, reader: asyncio.StreamReader) -> Response:
-    """In a queue's thread. Nothing is computed for a client that has left meanwhile."""
+    """In a queue's thread. Nothing is computed for a client that has left meanwhile. Raises Refused."""
     if reader.at_eof() or reader.exception():
-        return as_json({"error": "nobody is waiting"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        raise Refused(BUSY, "nobody is waiting")
     try:
         return work(request)
-    except Refused as error:
-        return as_json({"error": str(error)}, error.status)
+    except Refused:
+        raise
     except UserError as error:
-        return as_json({"error": _text(error)}, HTTPStatus.UNPROCESSABLE_ENTITY)
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, _text(error)) from None
     except Exception as error:
         print(f"error: {request.method} {request.path}: {type(error).__name__}: {_text(error)}", file=sys.stderr)
-        return as_json({"error": "this could not be answered"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "this could not be answered") from None
 
 
 def _text(error: Exception) -> str:
@@ -278,7 +270,7 @@ async def _write(writer: asyncio.StreamWriter, response: Response, stays: bool) 
         **SAFE,
         **response.headers,
     }
-    if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if response.status == BUSY:
         headers["Retry-After"] = "1"
     lines = [f"HTTP/1.1 {response.status.value} {response.status.phrase}", *map(": ".join, headers.items())]
     writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + response.body)
@@ -288,10 +280,11 @@ async def _write(writer: asyncio.StreamWriter, response: Response, stays: bool) 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Closing while a body is still coming would reset the client before it has read the answer."""
 
-    async def rest() -> None:
-        while await reader.read(1 << 16):
-            pass
-
     with contextlib.suppress(asyncio.TimeoutError):
         writer.write_eof()
-        await asyncio.wait_for(rest(), LINGER)
+        await asyncio.wait_for(_rest(reader), LINGER)
+
+
+async def _rest(reader: asyncio.StreamReader) -> None:
+    while await reader.read(PIECE):
+        pass

@@ -3,6 +3,8 @@
 Factory strings are FAISS's own: "Flat", "IVF1024,PQ64" (PQ's number must divide the feature width), "HNSW32".
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,42 +27,34 @@ END = 4  # bytes of a checksum
 
 @dataclass(frozen=True)
 class ApproximateOptions:
-    """factory: FAISS's factory string. parameters: at search, e.g. "nprobe=32" (IVF) or "efSearch=128" (HNSW).
+    """How FAISS builds and searches."""
 
-    candidates: FAISS proposes so many times the results asked for; their exact similarities then decide.
-    training: gallery rows, drawn by `seed`, that cells and codes are learned from. queries: how many gallery
-    rows recall is measured with.
-    """
-
-    factory: str
-    parameters: str = ""
-    candidates: int = 10
-    training: int = 200_000
-    queries: int = 200
+    factory: str  # FAISS's factory string
+    parameters: str = ""  # at search, e.g. "nprobe=32" (IVF) or "efSearch=128" (HNSW)
+    candidates: int = 10  # times the results asked for are proposed; their exact similarities then decide
+    training: int = 200_000  # gallery rows, drawn by `seed`, that cells and codes are learned from
+    queries: int = 200  # gallery rows that recall is measured with
     seed: int = 0
 
 
 def build(features: np.ndarray, options: ApproximateOptions) -> Any:
     """A FAISS index over the unit rows [n, E], by inner product. Raises UserError if FAISS refuses the options."""
     faiss = _faiss()
-    try:
+    with _refusals(f"FAISS refuses {options.factory!r} for {features.shape}"):
         index = faiss.index_factory(features.shape[1], options.factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
             index.train(_sample(features, options.training, options.seed))
         for start in range(0, len(features), BLOCK):
             index.add(np.ascontiguousarray(features[start : start + BLOCK]))
-    except (RuntimeError, TypeError) as error:  # a TypeError for text that is not UTF-8
-        raise UserError(f"FAISS refuses {options.factory!r} for {features.shape}: {_reason(error)}") from None
-    set_parameters(index, options)
-    return index
+    return set_parameters(index, options)
 
 
-def set_parameters(index: Any, options: ApproximateOptions) -> None:
+def set_parameters(index: Any, options: ApproximateOptions) -> Any:
+    """The index, to be searched as the options say."""
     if options.parameters:
-        try:
+        with _refusals(f"FAISS refuses {options.parameters!r}"):
             _faiss().ParameterSpace().set_index_parameters(index, options.parameters)
-        except (RuntimeError, TypeError) as error:
-            raise UserError(f"FAISS refuses {options.parameters!r}: {_reason(error)}") from None
+    return index
 
 
 def load(path: Path, options: ApproximateOptions) -> Any | None:
@@ -73,24 +67,19 @@ def load(path: Path, options: ApproximateOptions) -> Any | None:
     if len(content) < END or checksum(content[:-END]) != int.from_bytes(content[-END:].tobytes(), "little"):
         note(f"{path}: damaged, or of an earlier version; made anew")
         return None
-    index = faiss.deserialize_index(content[:-END])
-    set_parameters(index, options)
-    return index
+    return set_parameters(faiss.deserialize_index(content[:-END]), options)
 
 
 def read(path: str, shape: tuple[int, ...], options: ApproximateOptions) -> Any:
     """Another program's index over rows of this shape, by inner product. Raises UserError if it is none."""
     faiss = _faiss()
-    try:
+    with _refusals(f"{path}: FAISS can't read it, build it anew"):
         index = faiss.read_index(path)
-    except RuntimeError as error:
-        raise UserError(f"{path}: FAISS can't read it ({_reason(error)}); build it anew") from None
     if (index.ntotal, index.d) != shape or index.metric_type != faiss.METRIC_INNER_PRODUCT:
         kind = "inner product" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "another distance"
         found = f"{index.ntotal} rows of {index.d} numbers by {kind}"
         raise UserError(f"{path}: {found}; the gallery has {shape[0]} of {shape[1]}, by inner product: build it anew")
-    set_parameters(index, options)
-    return index
+    return set_parameters(index, options)
 
 
 def save(index: Any, path: Path) -> None:
@@ -107,7 +96,8 @@ def search(
     """Indices [Q, k] (-1: none found) and exact similarities [Q, k] of the best among FAISS's candidates."""
     count = min(count, len(features))
     parts = [_search(index, features, part, count, candidates) for part in queries.cpu().float().split(QUERIES)]
-    return torch.cat([indices for indices, _ in parts]), torch.cat([scores for _, scores in parts])
+    indices, scores = map(torch.cat, zip(*parts))
+    return indices, scores
 
 
 def _search(index: Any, features: np.ndarray, queries: Tensor, count: int, candidates: int) -> tuple[Tensor, Tensor]:
@@ -144,12 +134,16 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise UserError(
-            "approximate search needs FAISS: `pip install faiss-cpu`, or leave the factory out (search is then exact)"
-        ) from None
+        remedy = "`pip install faiss-cpu`, or leave the factory out (search is then exact)"
+        raise UserError(f"approximate search needs FAISS: {remedy}") from None
     return faiss
 
 
-def _reason(error: Exception) -> str:
-    """FAISS's message without the place in its sources."""
-    return str(error).strip().splitlines()[-1].split("Error: ")[-1].removeprefix("'")
+@contextlib.contextmanager
+def _refusals(said: str) -> Iterator[None]:
+    """FAISS's errors as a UserError: what is said, and FAISS's message without the place in its sources."""
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:  # a TypeError for text that is not UTF-8
+        reason = str(error).strip().splitlines()[-1].split("Error: ")[-1].removeprefix("'")
+        raise UserError(f"{said}: {reason}") from None

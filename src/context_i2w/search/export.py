@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from context_i2w.errors import UserError, extra
+from context_i2w.errors import UserError
 from context_i2w.files import atomic_path, is_text, shown, write_text
-from context_i2w.search.parts import write_parts
+from context_i2w.search.parts import pyarrow, write_parts
 
 BLOCK = 1 << 14  # rows written at once
 
@@ -31,8 +31,7 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
         return [path, beside]
     if not path.suffix:
         names = list(map(os.path.abspath, names))  # they are read from other folders than they were typed in
-    odd = next((name for name in names if not is_text(name)), None)
-    if odd is not None:
+    if odd := next((name for name in names if not is_text(name)), ""):
         raise UserError(f"{shown(odd)}: Parquet holds names in UTF-8 alone; rename the picture, or export to FILE.npy")
     if not path.suffix:
         return write_parts(path, names, features, about, part)
@@ -42,9 +41,7 @@ def export(path: Path, names: list[str], features: np.ndarray, about: dict[str, 
 
 
 def _parquet(file: BinaryIO, names: list[str], features: np.ndarray, about: dict[str, str]) -> None:
-    with extra("faiss"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    pa, pq = pyarrow()
     width = features.shape[1]
     schema = pa.schema([("path", pa.string()), ("feature", pa.list_(pa.float32(), width))], metadata=about)
     with pq.ParquetWriter(file, schema) as writer:

@@ -1,8 +1,9 @@
 """Which image files a gallery has, and how to see that one has changed."""
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,16 +24,12 @@ UNREAD = (HEIC - SUFFIXES) | {
 
 @dataclass(frozen=True)
 class Files:
-    """Images below a folder. states: name relative to the root, with `/` -> state; in the order of names.
-
-    label tells lists of the same folder apart, e.g. a benchmark's gallery; "" is the whole folder. unread: how many
-    pictures of which kinds (suffixes) were left out, since they can't be read.
-    """
+    """Images below a folder."""
 
     root: Path
-    states: dict[str, FileState]
-    label: str = ""
-    unread: dict[str, int] = field(default_factory=dict)
+    states: dict[str, FileState]  # by name relative to the root, with `/`; in the order of names
+    label: str = ""  # tells lists of the same folder apart, e.g. a benchmark's gallery; "" is the whole folder
+    unread: dict[str, int] = field(default_factory=dict)  # how many of which suffixes were left out
 
     @property
     def title(self) -> str:
@@ -51,25 +48,19 @@ class Files:
 
 
 def files_of_folder(folder: str | os.PathLike) -> Files:
-    """All images of the folder and the folders in it; hidden ones (`.name`) are left out.
-
-    Raises UserError if there is no such folder or no image in it.
-    """
+    """All images of the folder and those in it, but hidden ones (`.name`). Raises UserError if there is none."""
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of images")
     found: dict[str, FileState] = {}
     unread: Counter[str] = Counter()
-    for entry in _walk(root):
-        suffix = os.path.splitext(entry.name)[1].lower()
+    for path in _walk(root):
+        suffix = path.suffix.lower()
         if suffix in UNREAD:
             unread[suffix] += 1
-        if suffix not in SUFFIXES:
-            continue
-        name = Path(entry.path).relative_to(root).as_posix()
-        state = _state(entry)
-        if state is not None:
-            found[name] = state
+        if suffix in SUFFIXES and path.is_file():
+            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                found[path.relative_to(root).as_posix()] = file_state(path)
     files = Files(root, dict(sorted(found.items())), unread=dict(unread))
     if not found:
         others = f"; it holds {files.unread_kinds}" if unread else ""
@@ -99,24 +90,8 @@ def files_of_list(paths: Iterable[str | os.PathLike], label: str = "") -> Files:
     return Files(root, states, label or f"a list under {root}", dict(unread))
 
 
-def _walk(folder: Path) -> Iterable[os.DirEntry]:
-    try:
-        entries = list(os.scandir(folder))
-    except PermissionError:
-        return
-    for entry in entries:
-        if is_hidden(entry.name):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
-        else:
-            yield entry
-
-
-def _state(entry: os.DirEntry) -> FileState | None:
-    """None for a link that leads nowhere and for what is no file."""
-    try:
-        stat = entry.stat()
-        return FileState(stat.st_size, stat.st_mtime_ns) if entry.is_file() else None
-    except OSError:
-        return None
+def _walk(root: Path) -> Iterator[Path]:
+    """What is in a folder and those in it, but hidden files and folders; links to folders are not followed."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield from (Path(folder, name) for name in names if not is_hidden(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -39,22 +40,16 @@ class Hit:
 
 
 class Index:
-    """Images of a gallery and their features. Made by `Retriever.index`.
-
-    names: in the order of rows. features: [n, E] unit rows, memory-mapped. broken: name -> why it was left out.
-    recall: recall@10 of the approximate index, None while the search is exact.
-    query_features: `Retriever.query_features`. about: which CLIP that is, for exported features.
-    """
+    """Images of a gallery and their features. Made by `Retriever.index`."""
 
     def __init__(self, query_features: Callable[..., Tensor], about: dict[str, Any], files: Files, store: Store):
-        self._query_features = query_features
-        self._about = about
-        self.files = files
-        self.store = store
-        self.names = list(store.contents.rows)
-        self.broken = {name: reason for name, (_, reason) in store.contents.broken.items()}
-        self.features: np.ndarray = store.features()
-        self.recall: float | None = None
+        """query_features: `Retriever.query_features`. about: which CLIP that is, for exported features."""
+        self._query_features, self._about = query_features, about
+        self.files, self.store = files, store
+        self.names = list(store.contents.rows)  # in the order of rows
+        self.broken = {name: reason for name, (_, reason) in store.contents.broken.items()}  # why it was left out
+        self.features: np.ndarray = store.features()  # [n, E] unit rows, memory-mapped
+        self.recall: float | None = None  # recall@10 of the approximate index, None while the search is exact
         self._approximate: tuple[Any, ApproximateOptions] | None = None
         self._row = {name: row for row, name in enumerate(self.names)}
         self._thumbnails = Thumbnails(store.folder / "thumbnails")
@@ -84,17 +79,18 @@ class Index:
         description: a string is one query, and `reference` then one image (a path or a PIL image) or a list of
         images, its `[*1]`, `[*2]`. A list of strings is a batch: `reference` is then one image for all of them, or a
         list with an entry for each; the answer is a list of lists.
-        method: how the query is formed, e.g. "image+text" or "blended" (model/queries.py has them all); left out:
-        "composed", of a retriever without a mapper "slerp".
+        method: how the query is formed (model/queries.py); left out: "composed", without a mapper "slerp".
         keep_reference: whether an image of this gallery may find itself. exact: not by the approximate index.
         Raises UserError for a reference that can't be read, or placeholders that do not match the references.
         """
-        _check_count(k)
         references, descriptions = as_queries(reference, description)
         if not descriptions:
             return []
         features = self._query_features(references, descriptions, method)
-        hide = [[] if keep_reference else self._rows_of(group) for group in references]
+        hide = [
+            [] if keep_reference else [self._row[name] for picture in group for name in self.names_of(picture)]
+            for group in references
+        ]
         hits = self.nearest(features, k, hide, exact)
         return hits[0] if isinstance(description, str) else hits
 
@@ -102,7 +98,8 @@ class Index:
         self, queries: Tensor, k: int = 10, hidden: Sequence[Sequence[int]] | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """Hits of unit query features [Q, E]; hidden: rows of the gallery that each query must not find."""
-        _check_count(k)
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise UserError(f"k={k!r}: a whole number of results is expected, at least one")
         hidden = hidden or [()] * len(queries)
         count = min(k + max(map(len, hidden), default=0), len(self))
         if self._approximate is None or exact:
@@ -118,8 +115,8 @@ class Index:
     def approximate(self, factory: str, parameters: str = "", **options: Any) -> float:
         """Searches by a FAISS index from now on; built once and kept with the features. Returns its recall@10.
 
-        factory: a factory string, or the file of an index that FAISS or autofaiss built from these rows in their order.
-        factory, parameters, options: see ApproximateOptions. Raises UserError if FAISS is missing or refuses them.
+        factory: as ApproximateOptions has it and the others, or the file of an index that FAISS or autofaiss built from
+        these rows in their order. Raises UserError if FAISS is missing or refuses them.
         """
         chosen = ApproximateOptions(factory, parameters, **options)
         if os.path.isfile(factory):
@@ -127,17 +124,18 @@ class Index:
             index = approximate.read(factory, self.features.shape, chosen)
         else:
             name = re.sub(r"[^A-Za-z0-9]+", "-", factory)
-            index = self._built(chosen, self.store.folder / f"{self.store.identity}.{name}.faiss")
+            path = self.store.folder / f"{self.store.identity}.{name}.faiss"
+            index = approximate.load(path, chosen)
+            if index is None:
+                index = approximate.build(self.features, chosen)
+                approximate.save(index, path)
         self._approximate = index, chosen
         known = self.store.folder / f"{self.store.identity}.{name}.json"
         self.recall = self._measured_recall(index, chosen, known)
         return self.recall
 
     def export(self, path: str | Path, part: int = 0) -> list[Path]:
-        """Paths and features to FILE.parquet, FILE.npy (with FILE.json) or a folder of parts, the first of them `part`.
-
-        Returns the files written.
-        """
+        """Paths and features as search/export.py writes them; returns the files written."""
         names = [os.fspath(self.files.path(name)) for name in self.names]
         return export(Path(path), names, self.features, self._about, part)
 
@@ -149,26 +147,17 @@ class Index:
         return self.files.path(self.names[self._row[name]])
 
     def thumbnail(self, name: str) -> bytes | None:
-        """A small JPEG of an indexed picture: the one made while indexing, else (an older index) made and kept now.
+        """A small JPEG of an indexed picture, kept or made now; None if its file can't be read any more.
 
-        None if its file has gone or can't be read any more. KeyError for a name that is not indexed.
+        KeyError for a name that is not indexed.
         """
         path, state = self.path(name), self.files.states[name]
         content = self._thumbnails.read(name, state)
         if content is None:
-            try:
+            with contextlib.suppress(BrokenImage):
                 content = thumbnail(as_image(read_picture(path, partial(open_scaled, at_least=SMALL))))
-            except BrokenImage:
-                return None
-            self._thumbnails.write(name, state, content)
+                self._thumbnails.write(name, state, content)
         return content
-
-    def _built(self, chosen: ApproximateOptions, path: Path) -> Any:
-        index = approximate.load(path, chosen)
-        if index is None:
-            index = approximate.build(self.features, chosen)
-            approximate.save(index, path)
-        return index
 
     def _measured_recall(self, index: Any, options: ApproximateOptions, path: Path) -> float:
         """Kept beside the index, by search parameters; printed when it is measured."""
@@ -178,10 +167,8 @@ class Index:
             queries = approximate.sample_queries(self.features, options)
             known[key] = approximate.recall(index, self.features, queries, options.candidates)
             write_text(path, json.dumps(known, indent=1) + "\n")
-            print(
-                f"{options.factory} {options.parameters}: recall@{RECALL_AT} against exact search {known[key]:.4f} "
-                f"({len(queries)} gallery images as queries)"
-            )
+            found = f"recall@{RECALL_AT} against exact search {known[key]:.4f}"
+            print(f"{options.factory} {options.parameters}: {found} ({len(queries)} gallery images as queries)")
         return known[key]
 
     def _hits(self, rows: list[int], scores: list[float], hidden: set[int], k: int) -> list[Hit]:
@@ -191,20 +178,10 @@ class Index:
             for rank, (row, score) in enumerate(kept, start=1)
         ]
 
-    def _rows_of(self, references: Sequence[Picture]) -> list[int]:
-        """Rows of those references that are files of this gallery."""
-        root = self.files.root.resolve()
-        rows = []
-        for reference in references:
-            if isinstance(reference, str | os.PathLike):
-                path = Path(reference).resolve()
-                inside = [path.relative_to(root).as_posix()] if path.is_relative_to(root) else []
-                rows += [self._row[name] for name in [*inside, str(path)] if name in self._row]
-        return rows
-
-
-def _check_count(k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise UserError(f"k={k!r}: a whole number of results is expected")
-    if k < 1:
-        raise UserError(f"k={k}: at least one result has to be asked for")
+    def names_of(self, picture: Picture) -> list[str]:
+        """The names that a file has in this gallery, if it is one of its."""
+        if not isinstance(picture, str | os.PathLike):
+            return []
+        path, root = Path(picture).resolve(), self.files.root.resolve()
+        inside = [path.relative_to(root).as_posix()] if path.is_relative_to(root) else []
+        return [name for name in [*inside, str(path)] if name in self]

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,7 +10,7 @@ from tqdm import tqdm
 
 from context_i2w.data.reading import Images, batched, read_images
 from context_i2w.evaluation.features import EncodingOptions, precision_of
-from context_i2w.files import FileState
+from context_i2w.files import list_some, note
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.images import as_bytes, as_image
 from context_i2w.search.files import Files
@@ -29,10 +27,9 @@ def bring_up_to_date(
     store: Store, files: Files, clip: FrozenCLIP, options: EncodingOptions, thumbnails: Thumbnails | None = None
 ) -> None:
     """Encodes what is missing, drops what has vanished; can be interrupted and goes on where it was.
-    Several processes (options.process) share the batches of one; the first merges what they wrote.
 
-    Files that can't be read are kept in `store.contents.broken` and tried again when they change. thumbnails: where
-    the small pictures of what is encoded go; None: nowhere.
+    Files that can't be read are kept in `store.contents.broken` and tried again when they change. thumbnails: of what
+    is encoded. Several processes (options.process) share the batches of one; the first merges what they wrote.
     """
     process = options.process
     if process.by_first(lambda: store.is_complete(files.states)):
@@ -43,10 +40,12 @@ def bring_up_to_date(
         names = process.by_first(lambda: store.missing(files.states, opened[0]))
         missing = {name: files.states[name] for name in names}
         own = opened[0] if process.is_first else Journal(store.folder, store.width, str(process.rank))
-        if missing and not isinstance(files, PartFiles):
+        if not isinstance(files, PartFiles):
             _encode(replace(files, states=missing), own, clip, options, thumbnails)
-        elif missing and isinstance(files, PartFiles) and process.is_first:
-            _copy(files, missing, own, clip)
+        elif missing and process.is_first:
+            for names, rows in files.rows(clip):
+                here = [number for number, name in enumerate(names) if name in missing]
+                own.add([names[number] for number in here], missing, rows[here])
         process.everyone(None)  # is there
         if process.is_first:
             own.absorb()
@@ -59,20 +58,11 @@ def bring_up_to_date(
 
 def report_broken(store: Store, files: Files) -> None:
     """One line on stderr for files that were left out, one for kinds of pictures that nothing here reads."""
-    root = files.root
     if files.unread:
-        print(f"{root}: pictures of kinds that can't be read are left out: {files.unread_kinds}", file=sys.stderr)
-    broken = store.contents.broken
-    if broken:
-        shown = ", ".join(f"{name} ({reason})" for name, (_, reason) in list(broken.items())[:3])
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        print(f"{root}: {len(broken)} files left out, they can't be read as images: {shown}{more}", file=sys.stderr)
-
-
-def _copy(files: PartFiles, missing: Mapping[str, FileState], journal: Journal, clip: FrozenCLIP) -> None:
-    for names, rows in files.rows(clip):
-        here = [number for number, name in enumerate(names) if name in missing]
-        journal.add([names[number] for number in here], missing, rows[here])
+        note(f"{files.root}: pictures of kinds that can't be read are left out: {files.unread_kinds}")
+    if broken := [f"{name} ({reason})" for name, (_, reason) in store.contents.broken.items()]:
+        named = list_some(broken, 3)
+        note(f"{files.root}: {len(broken)} files left out, they can't be read as images: {named}")
 
 
 def _encode(

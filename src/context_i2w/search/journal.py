@@ -25,8 +25,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, width: int, part: str = ""):
-        self.folder = folder
-        self.width = width
+        self.folder, self.width = folder, width
         self._rows, self._lines = (folder / name.replace(".", f"-{part}." if part else ".") for name in (ROWS, LINES))
         self.rows: dict[str, tuple[FileState, int]] = {}  # name -> state, number of its row
         self.broken: dict[str, tuple[FileState, str]] = {}  # name -> state, reason
@@ -62,13 +61,11 @@ class Journal:
         for path in sorted(self.folder.glob(PARTS)):
             part = Journal(self.folder, self.width, path.stem.partition("-")[2])
             names, rows = list(part.rows), part.array()
-            states = {name: state for name, (state, _) in part.rows.items()}
+            states = {name: state for name, (state, _) in [*part.rows.items(), *part.broken.items()]}
             for start in range(0, len(names), COPIED):
                 some = names[start : start + COPIED]
                 self.add(some, states, rows[[part.rows[name][1] for name in some]])
-            if part.broken:
-                states = {name: state for name, (state, _) in part.broken.items()}
-                self.add_broken({name: reason for name, (_, reason) in part.broken.items()}, states)
+            self.add_broken({name: reason for name, (_, reason) in part.broken.items()}, states)
             part.delete()
 
     def _recover(self) -> None:

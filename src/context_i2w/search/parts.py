@@ -26,7 +26,7 @@ EMBEDDINGS, METADATA = "img_emb", "metadata"
 
 def write_parts(folder: Path, names: list[str], features: np.ndarray, about: dict[str, str], first: int) -> list[Path]:
     """Writes paths and unit rows [n, E] from part `first` on; about: which CLIP they are of. Returns the files."""
-    pa, pq = _pyarrow()
+    pa, pq = pyarrow()
     written = []
     for number, start in enumerate(range(0, len(names), ROWS), first):
         schema = pa.schema([("image_path", pa.string())], metadata=about)
@@ -42,13 +42,10 @@ def write_parts(folder: Path, names: list[str], features: np.ndarray, about: dic
 
 @dataclass(frozen=True)
 class PartFiles(Files):
-    """Pictures by their `image_path`, whose embeddings are there already.
+    """Pictures by their `image_path`, whose embeddings are there already."""
 
-    parts: embeddings and names of each. clip: hash of the weights that made them, if it is known.
-    """
-
-    parts: tuple[tuple[Path, tuple[str, ...]], ...] = ()
-    clip: str | None = None
+    parts: tuple[tuple[Path, tuple[str, ...]], ...] = ()  # embeddings and names of each
+    clip: str | None = None  # hash of the weights that made them, if it is known
 
     def rows(self, clip: FrozenCLIP) -> Iterator[tuple[list[str], np.ndarray]]:
         """Names and unit rows [b, E] float32 in the order of parts. Raises UserError for what another CLIP made."""
@@ -93,7 +90,7 @@ def files_of_parts(folder: Path) -> PartFiles:
 
 
 def _read_names(path: Path) -> tuple[tuple[str, ...], dict[bytes, bytes]]:
-    _, pq = _pyarrow()
+    _, pq = pyarrow()
     try:
         table = pq.read_table(path, columns=["image_path"])
     except Exception as error:  # pyarrow's own and the system's
@@ -101,7 +98,8 @@ def _read_names(path: Path) -> tuple[tuple[str, ...], dict[bytes, bytes]]:
     return tuple(map(str, table["image_path"].to_pylist())), table.schema.metadata or {}
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow() -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet. Raises MissingExtra."""
     with extra("faiss"):
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -52,10 +52,8 @@ def open_scaled(path: str | os.PathLike, at_least: int, otherwise: Callable = op
 
 
 def read_picture(picture: Picture, opened: Callable = open_image) -> Image.Image | torch.Tensor:
-    """The upright RGB image of a file, or of an image that is open already. Raises BrokenImage.
-
-    opened: from a path to an image, or to bytes [3, H, W] that are upright and RGB.
-    """
+    """The upright RGB image of a file, or of one that is open already; opened: from a path to an image, or to bytes
+    [3, H, W] that are upright and RGB. Raises BrokenImage."""
     image = picture if isinstance(picture, Image.Image) else opened(picture)
     try:
         return upright(image) if isinstance(image, Image.Image) else image
@@ -65,17 +63,12 @@ def read_picture(picture: Picture, opened: Callable = open_image) -> Image.Image
 
 
 class PicturePreparation:
-    """Picture -> float tensor [3, S, S], normalised for CLIP; `pixels`: before that, as bytes. Raise BrokenImage.
+    """Picture -> float tensor [3, S, S], normalised for CLIP; `pixels`: before that, as bytes. Raise BrokenImage."""
 
-    reader: "fast" reads JPEGs by torchvision, large ones at a smaller scale; "exact" by Pillow (model/fast_images.py).
-    """
-
-    def __init__(self, image_size: int, *transform: Any, reader: str = "fast"):
+    def __init__(self, image_size: int, *transform: Any):
         """image_size, transform: of FrozenCLIP.transform."""
-        self.preparation = PREPARATIONS[reader](image_size, *transform)
-        self._open: Callable[..., Image.Image | torch.Tensor] = self.preparation.open
-        if reader == "fast":
-            self._open = partial(open_scaled, at_least=max(ENOUGH * image_size, SMALL), otherwise=self.preparation.open)
+        self.preparation = PREPARATIONS["fast"](image_size, *transform)
+        self._open = partial(open_scaled, at_least=max(ENOUGH * image_size, SMALL), otherwise=self.preparation.open)
 
     def __call__(self, picture: Picture) -> torch.Tensor:
         return self.preparation.normalised(self.pixels(picture))

@@ -18,14 +18,11 @@ PAPER_TEMPLATE = "a photo of [*] , {description}"
 
 @dataclass(frozen=True)
 class Query:
-    """text: the prompt, its placeholders as MARK. words: which reference (from 0) each placeholder stands for.
+    """What a description beside reference images means."""
 
-    plain: the description without placeholders, for the text-only row.
-    """
-
-    text: str
-    words: tuple[int, ...]
-    plain: str
+    text: str  # the prompt, its placeholders as MARK
+    words: tuple[int, ...]  # which reference (from 0) each placeholder stands for
+    plain: str  # the description without placeholders
 
 
 def parse_query(description: str, references: int) -> Query:
@@ -64,24 +61,23 @@ def check_length(query: Query, tokenizer: Tokenizer) -> None:
     """Raises UserError if a placeholder lies beyond what CLIP's text tower reads."""
     ids = tokenizer([query.text])[0]
     if int((ids == PLACEHOLDER_ID).sum()) != len(query.words):
-        raise UserError(
-            f"the description is too long: CLIP reads {tokenizer.context_length - 2} word pieces "
-            "and a placeholder comes later; put it earlier"
-        )
+        read = f"CLIP reads {tokenizer.context_length - 2} word pieces"
+        raise UserError(f"the description is too long: {read} and a placeholder comes later; put it earlier")
 
 
 def as_queries(
     reference: References | Sequence[References], description: str | Sequence[str]
 ) -> tuple[list[list[Picture]], list[str]]:
-    """The references of each query, and the descriptions.
-
-    A string is one query, and `reference` then one picture or a list of its pictures; a list of strings is a batch, and
-    `reference` one picture for all of them or a list with an entry for each. Raises UserError for anything else.
-    """
+    """The references of each query, and the descriptions, as `Index.search` takes them; UserError for anything else."""
     texts = as_texts(description)
     if isinstance(description, str):
         return [as_pictures(reference)], texts
-    return _per_query(reference, len(texts)), texts
+    if not isinstance(reference, list | tuple):
+        return [as_pictures(reference)] * len(texts), texts
+    if len(reference) != len(texts):
+        given = f"{len(texts)} descriptions and {len(reference)} references"
+        raise UserError(f"{given}: give one reference, or one for each")
+    return [as_pictures(entry) for entry in reference], texts
 
 
 def as_texts(description: str | Sequence[str]) -> list[str]:
@@ -102,14 +98,6 @@ def as_pictures(reference: Any) -> list[Picture]:
             remedy = "Image.fromarray makes one of a NumPy array" if isinstance(picture, np.ndarray) else "not None"
             raise UserError(f"a reference is a file's path or a PIL image, not a {kind}; {remedy}")
     return pictures
-
-
-def _per_query(reference: Any, queries: int) -> list[list[Picture]]:
-    if not isinstance(reference, list | tuple):
-        return [as_pictures(reference)] * queries
-    if len(reference) != queries:
-        raise UserError(f"{queries} descriptions and {len(reference)} references: give one reference, or one for each")
-    return [as_pictures(entry) for entry in reference]
 
 
 def check_alone(methods: Sequence[str], given: str) -> None:

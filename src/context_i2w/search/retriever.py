@@ -84,9 +84,8 @@ class Retriever:
         Raises UserError, in one line, for whatever is missing or does not fit.
         """
         checkpoint = find_checkpoint(source, trust_code)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        clip = checkpoint.load_clip(model, pretrained, device)
-        return cls(clip, checkpoint.build_mapper(clip.sizes).to(device), checkpoint)
+        clip = checkpoint.load_clip(model, pretrained, device or _best_device())
+        return cls(clip, checkpoint.build_mapper(clip.sizes).to(clip.device), checkpoint)
 
     @classmethod
     def from_clip(
@@ -95,17 +94,11 @@ class Retriever:
         pretrained: str | None = "openai",
         device: str | torch.device | None = None,
     ) -> Retriever:
-        """Without a mapper: image, text, image+text, slerp. model, pretrained: as open_clip names them, or a file.
-
-        Raises UserError for an unknown name, and where the weights can't be fetched.
-        """
-        return cls(load_clip(model, pretrained, device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        """Without a mapper. model, pretrained: as open_clip names them, or a file. UserError for what is none."""
+        return cls(load_clip(model, pretrained, device or _best_device()))
 
     def beside(self, source: str | os.PathLike, trust_code: bool = False) -> Retriever:
-        """Another mapper, from whatever `load` takes, with this CLIP: both then search the same index.
-
-        Raises UserError if it belongs to another CLIP.
-        """
+        """Another mapper of this CLIP, for the same index, from what `load` takes. Raises UserError for another's."""
         checkpoint = find_checkpoint(source, trust_code)
         if not checkpoint.belongs_to(self.clip):
             raise UserError(f"{source} belongs to another CLIP than {self.clip.name}; use it on its own")
@@ -121,20 +114,19 @@ class Retriever:
         """The index over all images of a folder (and the folders in it), ready to search.
 
         images: the folder; or a list of files and folders, a text file with a path in each line, WebDataset shards by
-        a pattern (`shards/{00000..00010}.tar`), or a folder of embeddings in parts (search/parts.py). Features are kept
-        on disk and only new or changed files are encoded. Files that can't be read are named in `index.broken`.
-        cache: where features are kept; default $CONTEXT_I2W_CACHE, else ~/.cache/context-i2w. Lists under one folder
-        take turns in it: give each a cache of its own where several are in use.
+        a pattern (`shards/{00000..00010}.tar`), or a folder of embeddings in parts (search/parts.py). Files that can't
+        be read are named in `index.broken`.
+        cache: where features are kept, so that only new or changed files are encoded; default $CONTEXT_I2W_CACHE, else
+        ~/.cache/context-i2w. Lists under one folder take turns in it: give each one of its own where several are used.
         thumbnails: whether small pictures (about 8 kB each) are kept beside them, for a page.
         Raises UserError if an image or folder is not there, none can be read, or the cache can't be written.
         """
         files = find_files(images)
         store = Store(self._store_folder(files, cache), self.clip.sizes.embed_dim)
         if self.clip.name == TOY_MODEL and not store.is_complete(files.states) and not is_toy_world(files.root):
-            note(
-                f"{files.title}: the toy CLIP knows drawn pictures of 48 pixels and 64 words; for photographs take "
-                'Retriever.from_clip("ViT-L-14", "openai"), --model ViT-L/14, or a checkpoint for it'
-            )
+            others = 'Retriever.from_clip("ViT-L-14", "openai"), --model ViT-L/14, or a checkpoint for it'
+            knows = "the toy CLIP knows drawn pictures of 48 pixels and 64 words"
+            note(f"{files.title}: {knows}; for photographs take {others}")
         small = Thumbnails(store.folder / "thumbnails") if thumbnails else None
         bring_up_to_date(store, files, self.clip, options or EncodingOptions(), small)
         report_broken(store, files)
@@ -146,16 +138,8 @@ class Retriever:
     def query_features(
         self, references: Sequence[Sequence[Picture]], descriptions: Sequence[str], method: str | None = None
     ) -> Tensor:
-        """Unit features [Q, E] of queries with their reference images; method: see model/queries.py.
-
-        Raises UserError for an unknown method, a picture that can't be read, placeholders that do not fit.
-        """
-        [features] = self._query_rows(references, descriptions, [method or self.default_method])
-        return features
-
-    def query_feature(self, query: Query, seen: ImageFeatures, method: str | None = None) -> Tensor:
-        """Unit feature [1, E] of a query under one method; seen: CLIP's features of its references."""
-        return parse_method(method or self.default_method)(self._vectors([query], seen))
+        """Unit features [Q, E] of queries with their references, by a method of model/queries.py. Raises UserError."""
+        return self._query_rows(references, descriptions, [method or self.default_method])[0]
 
     @overload
     def encode(self, images: Any = None, texts: Any = None, methods: str | None = None) -> np.ndarray: ...
@@ -198,7 +182,7 @@ class Retriever:
             distinct = {_key(picture): picture for group in groups for picture in group}
             seen, number = self.see(list(distinct.values())), {key: place for place, key in enumerate(distinct)}
             places = [number[_key(picture)] for group in groups for picture in group]
-            vectors = self._vectors(some, ImageFeatures(*(part[places] for part in seen)), [*map(len, groups)])
+            vectors = self.vectors(some, ImageFeatures(*(part[places] for part in seen)), [*map(len, groups)])
             for method, found in zip(methods, parts):
                 found.append(method(vectors))
         return [torch.cat(found) for found in parts]
@@ -212,7 +196,8 @@ class Retriever:
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
             return normalize(encode_texts(self.clip, self.tokenizer(read), CHUNK), dim=-1)
 
-    def _vectors(self, queries: Sequence[Query], seen: ImageFeatures, counts: Sequence[int] = ()) -> QueryVectors:
+    def vectors(self, queries: Sequence[Query], seen: ImageFeatures, counts: Sequence[int] = ()) -> QueryVectors:
+        """What queries are mixed of; counts: as QueryVectors has it, left out for a single query."""
         return QueryVectors(self.clip, self.tokenizer, self.mapper, queries, seen, counts or [len(seen.embedding)])
 
     def see(self, pictures: Sequence[Picture], batch_size: int = 16) -> ImageFeatures:
@@ -223,17 +208,12 @@ class Retriever:
             raise UserError(f"reference {error}") from None
         with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
             parts = [self.clip.encode_image(torch.stack(part)) for part in batched(pixels, batch_size)]
-        embedding, tokens = torch.cat([part.embedding for part in parts]), torch.cat([part.tokens for part in parts])
-        return ImageFeatures(embedding.float(), tokens.float())
+        return ImageFeatures(*(torch.cat(part).float() for part in zip(*parts)))
 
     def condition(self, query: Query) -> Tensor:
         """The mapper's condition [1, E]: the prompt as CLIP reads it, placeholders being ordinary tokens."""
         with torch.inference_mode():
             return self.clip.encode_text(self.tokenizer([query.text])).float()
-
-    def pseudo_words(self, query: Query, seen: ImageFeatures) -> Tensor:
-        """Pseudo-word tokens [R, T] of a query's R references."""
-        return self._vectors([query], seen).words
 
     def save_pretrained(
         self, folder: str | os.PathLike, push_to: str | None = None, results: Sequence[str | os.PathLike] = ()
@@ -257,6 +237,10 @@ class Retriever:
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", root.name)[:40] or "root"
         key = hashlib.sha256(os.fsencode(f"{root}\0{files.label}")).hexdigest()[:12]
         return Path(cache or cache_folder()) / f"{name}-{key}" / self.clip.identity.hash[:16]
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _key(picture: Picture) -> str | int:

@@ -14,40 +14,25 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from context_i2w.errors import UserError, one_line
-from context_i2w.files import (
-    FileName,
-    FileState,
-    atomic_path,
-    checksum,
-    locked,
-    note,
-    read_json,
-    write_text,
-)
+from context_i2w.files import FileName, FileState, atomic_path, checksum, locked, note, read_json, write_text
 from context_i2w.search.journal import COPIED, LINES, PARTS, Journal
 
 FORMAT = 1
-INDEX = {
-    "format": int,
-    "width": int,
-    "features": FileName | None,
-    "checksum?": int | None,
-    "own?": int,
-    "rows": [list],
-    "broken": [list],
-}
+INDEX: dict[str, Any] = {"format": int, "width": int, "features": FileName | None, "checksum?": int | None, "own?": int}
+INDEX |= {"rows": [list], "broken": [list]}
 
 
 @dataclass
 class Contents:
-    """What index.json says. rows: name -> state, in the order of the matrix; broken: name -> state and reason."""
+    """What index.json says."""
 
-    rows: dict[str, FileState] = field(default_factory=dict)
-    broken: dict[str, tuple[FileState, str]] = field(default_factory=dict)
+    rows: dict[str, FileState] = field(default_factory=dict)  # by name, in the order of the matrix
+    broken: dict[str, tuple[FileState, str]] = field(default_factory=dict)  # state and reason, by name
     features: str = ""  # name of the features file
     checksum: int | None = None  # of its rows; None as earlier versions wrote it
 
@@ -56,12 +41,16 @@ class Store:
     """The folder described above, for features of width `width`."""
 
     def __init__(self, folder: Path, width: int):
-        self.folder = folder
-        self.width = width
+        self.folder, self.width = folder, width
         self.read()
 
     def read(self) -> None:
-        self.contents = self._read()
+        """Anew; a store that is damaged, or of another format, counts as empty, with a line: it is only a cache."""
+        try:
+            self.contents = self._read() if (self.folder / "index.json").is_file() else Contents()
+        except Exception as error:  # damage can raise nearly anything
+            note(f"{one_line(error)}; the index is made anew")
+            self.contents = Contents()
 
     @property
     def identity(self) -> str:
@@ -77,8 +66,7 @@ class Store:
     @contextlib.contextmanager
     def update(self) -> Iterator[Journal]:
         """The journal to add rows to. Raises UserError if the store can't be written or is being updated elsewhere."""
-        busy = f"{self.folder}: another process is updating this index; wait for it"
-        with locked(self.folder / "lock", busy):
+        with locked(self.folder / "lock", f"{self.folder}: another process is updating this index; wait for it"):
             self.read()
             journal = Journal(self.folder, self.width)
             journal.absorb()
@@ -92,20 +80,13 @@ class Store:
 
     def missing(self, wanted: Mapping[str, FileState], journal: Journal) -> list[str]:
         """Names that neither the store nor the journal knows in this state."""
-        done: list[Mapping] = [self.contents.broken, journal.rows, journal.broken]
-        return [
-            name
-            for name, state in wanted.items()
-            if self.contents.rows.get(name) != state and _entry(name, state, *done) is None
-        ]
+        rows, done = self.contents.rows, (self.contents.broken, journal.rows, journal.broken)
+        return [n for n, state in wanted.items() if rows.get(n) != state and not _entry(n, state, *done)]
 
     def finish(self, wanted: Mapping[str, FileState], journal: Journal) -> bool:
         """The store becomes exactly `wanted`, of which nothing is missing. False: it was, and nothing is written."""
-        broken = {}
-        for name, state in wanted.items():
-            entry = _entry(name, state, journal.broken, self.contents.broken)
-            if entry is not None:
-                broken[name] = entry
+        entries = {name: _entry(name, state, journal.broken, self.contents.broken) for name, state in wanted.items()}
+        broken = {name: entry for name, entry in entries.items() if entry}
         rows = {name: state for name, state in wanted.items() if name not in broken}
         changed = rows != self.contents.rows or broken != self.contents.broken
         if changed:
@@ -148,38 +129,28 @@ class Store:
         write_text(self.folder / "index.json", json.dumps({**content, "own": _own_sum(content)}))
 
     def _read(self) -> Contents:
-        """A store that is damaged, or of another format, counts as empty, with a line: it is only a cache."""
-        path = self.folder / "index.json"
-        if not path.is_file():
+        content = read_json(self.folder / "index.json", INDEX)
+        if content["width"] != self.width or content["format"] != FORMAT:
             return Contents()
-        try:
-            content = read_json(path, INDEX)
-            if content["width"] != self.width or content["format"] != FORMAT:
-                return Contents()
-            own = content.pop("own", None)
-            if own != (_own_sum(content) if "checksum" in content else None):
-                raise UserError(f"{path}: damaged")
-            rows = {name: FileState(size, time) for name, size, time in content["rows"]}
-            broken = {name: (FileState(size, time), reason) for name, size, time, reason in content["broken"]}
-            contents = Contents(rows, broken, content["features"] or "", content.get("checksum"))
+        own = content.pop("own", None)
+        if own != (_own_sum(content) if "checksum" in content else None):
+            raise UserError(f"{self.folder / 'index.json'}: damaged")
+        rows = {name: FileState(size, time) for name, size, time in content["rows"]}
+        broken = {name: (FileState(size, time), reason) for name, size, time, reason in content["broken"]}
+        contents = Contents(rows, broken, content["features"] or "", content.get("checksum"))
+        if rows:
             self._check_features(contents)
-        except Exception as error:  # damage can raise nearly anything
-            note(f"{one_line(error)}; the index is made anew")
-            return Contents()
         return contents
 
     def _check_features(self, contents: Contents) -> None:
-        if not contents.rows:
-            return
-        features = np.load(self.folder / contents.features, mmap_mode="r")
-        if features.dtype != np.float32 or features.shape != (len(contents.rows), self.width):
-            raise UserError(f"{self.folder / contents.features}: not the features of {len(contents.rows)} images")
+        path, shape = self.folder / contents.features, (len(contents.rows), self.width)
+        features = np.load(path, mmap_mode="r")
+        if features.dtype != np.float32 or features.shape != shape:
+            raise UserError(f"{path}: not the features of {len(contents.rows)} images")
         if contents.checksum is None:
             note(f"{self.folder}: an index of an earlier version, without checksums; delete it to have it made anew")
-        elif contents.checksum != _joined(
-            [checksum(features[i : i + COPIED]) for i in range(0, len(features), COPIED)]
-        ):
-            raise UserError(f"{self.folder / contents.features}: damaged")
+        elif contents.checksum != _joined([checksum(features[i : i + COPIED]) for i in range(0, shape[0], COPIED)]):
+            raise UserError(f"{path}: damaged")
 
 
 def _joined(sums: list[int]) -> int:
@@ -192,8 +163,5 @@ def _own_sum(content: Mapping) -> int:
 
 def _entry(name: str, state: FileState, *sources: Mapping) -> tuple | None:
     """The entry (state, ...) of the file in this state, if one of the sources has it."""
-    for source in sources:
-        entry = source.get(name)
-        if entry is not None and entry[0] == state:
-            return entry
-    return None
+    entries = (source.get(name) for source in sources)
+    return next((entry for entry in entries if entry and entry[0] == state), None)

@@ -18,12 +18,10 @@ from context_i2w.files import FileState
 SIZE = 256  # pixels of the longer side
 
 
-def thumbnail(image: Image.Image, size: int = SIZE) -> bytes:
-    """A JPEG no larger than `size` on either side; smaller pictures keep their size."""
-    small = image.convert("RGB")  # a copy, except of RGB
-    if max(image.size) > size:
-        small = small.copy() if small is image else small
-        small.thumbnail((size, size), Image.Resampling.BICUBIC)
+def thumbnail(image: Image.Image) -> bytes:
+    """A JPEG no larger than SIZE on either side; smaller pictures keep their size."""
+    small = image.convert("RGB")  # a copy in any case
+    small.thumbnail((SIZE, SIZE), Image.Resampling.BICUBIC)
     return jpeg(small)
 
 

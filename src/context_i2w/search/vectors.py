@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,11 +20,11 @@ ALONE = parse_query(IMAGE_ALONE, 1)
 
 
 class QueryVectors(dict[str, Tensor]):
-    """Unit rows [Q, E] by name, each made when a method first asks for it; methods share them.
+    """Unit rows [Q, E] by name, each made when a method first asks for it; "words": pseudo-word tokens [R, T] of all
+    references, made with their queries' prompts.
 
-    seen: CLIP's features of all references, those of one query after those of the one before; counts: how many each
-    query has. Of several references a vector is the mean of theirs, unit again. mapper None: a UserError for the
-    vectors that need one.
+    seen: CLIP's features of all references, query by query; counts: how many each has, of which a vector is the mean,
+    unit again. mapper None: a UserError for the vectors that need one.
     """
 
     def __init__(
@@ -46,37 +45,31 @@ class QueryVectors(dict[str, Tensor]):
             self[name] = self._make(name)
         return self[name]
 
-    @cached_property
-    def words(self) -> Tensor:
-        """Pseudo-word tokens [R, T] of all references, made with their queries' prompts."""
-        return self._words(self.queries)
-
     def _make(self, name: str) -> Tensor:
+        if name == "words":
+            return self._words(self.queries)
         if name == "composed":
             return self._composed()
         if name == "text":
             return normalize(self.clip.encode_text(self.tokenizer([q.plain for q in self.queries])).float(), dim=-1)
         if name == "image":
             return self._means(normalize(self.seen.embedding, dim=-1))
-        words = self._words([ALONE] * len(self.queries)) if name == "alone:plain" else self.words
+        words = self._words([ALONE] * len(self.queries)) if name == "alone:plain" else self["words"]
         return self._means(self._compose([ALONE], words))
 
     def _words(self, queries: Sequence[Query]) -> Tensor:
         if self.mapper is None:
-            raise UserError(
-                "composed queries need a mapper, and this retriever has CLIP alone: ask for image, text, image+text or "
-                "slerp, or load a checkpoint with Retriever.load"
-            )
-        with torch.inference_mode(), precision_of(self.clip.device, "fp32"):
-            condition = None
-            if self.mapper.uses_condition:
-                read = self.clip.encode_text(self.tokenizer([query.text for query in queries])).float()
-                condition = read.repeat_interleave(torch.tensor(self.counts, device=read.device), dim=0)
-            return self.mapper(condition, self.seen)
+            remedy = "ask for image, text, image+text or slerp, or load a checkpoint with Retriever.load"
+            raise UserError(f"composed queries need a mapper, and this retriever has CLIP alone: {remedy}")
+        condition = None
+        if self.mapper.uses_condition:
+            read = self.clip.encode_text(self.tokenizer([query.text for query in queries])).float()
+            condition = read.repeat_interleave(torch.tensor(self.counts, device=read.device), dim=0)
+        return self.mapper(condition, self.seen)
 
     def _composed(self) -> Tensor:
         """Prompts with equally many placeholders go together."""
-        of_query = self.words.split(self.counts)
+        of_query = self["words"].split(self.counts)
         rows = torch.empty(len(self.queries), self.clip.sizes.embed_dim, device=self.clip.device)
         for count in {len(query.words) for query in self.queries}:
             places = [place for place, query in enumerate(self.queries) if len(query.words) == count]

@@ -28,8 +28,8 @@ with extra("mteb"):
 class ComposedEncoder(AbsEncoder):
     """Composes queries of image and text; a gallery's rows are of its images, or of its texts where it has none.
 
-    Texts go in without mteb's instruction: CLIP was trained on captions. `mteb_model_meta` describes what was loaded,
-    and loads it again where mteb's name for it is what `Retriever.load` takes, as a repository's on the hub.
+    Texts go in without mteb's instruction: CLIP was trained on captions. `mteb_model_meta` loads the same again where
+    mteb's name for it is what `Retriever.load` takes, as a repository's on the hub.
     """
 
     def __init__(

@@ -65,10 +65,7 @@ class ComposedModule(InputModule):
         return {**features, "sentence_embedding": torch.from_numpy(rows).to(self.clip.device)}
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """A folder of `save_pretrained`, which `Retriever.load` reads too, and the method beside it.
-
-        Raises UserError for a retriever that can't be shared.
-        """
+        """A folder of `save_pretrained`, the method beside it. Raises UserError for what can't be shared."""
         self.retriever.save_pretrained(output_path)
         self.save_config(output_path)
 
