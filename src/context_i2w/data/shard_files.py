@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -39,7 +39,7 @@ class QuickHeader(tarfile.TarInfo):
     """A member's name, type and size, at a fifth of tarfile's time for all its fields; it reads what isn't plain."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "QuickHeader":
         if len(buf) == tarfile.BLOCKSIZE and buf[156:157] in (tarfile.REGTYPE, tarfile.XHDTYPE) and not buf[345]:
             with contextlib.suppress(ValueError):
                 if sum(buf) - sum(buf[148:156]) + 8 * ord(" ") == int(buf[148:156].rstrip(b"\0 "), 8):
@@ -163,12 +163,11 @@ def _read_once(shard: str, skip: int) -> Iterator[Sample]:
 
 def read_member(archive: tarfile.TarFile, header: tarfile.TarInfo) -> bytes:
     """The content of one of `members`. Raises EOFError if the shard ends before."""
-    if header.issparse():
-        file = archive.extractfile(header)  # puts the holes in
-    else:
-        file = archive.fileobj
-        archive.fileobj.seek(header.offset_data)
-    content = file.read(header.size)
+    if header.issparse() and (whole := archive.extractfile(header)):  # with its holes
+        return whole.read()
+    assert archive.fileobj is not None  # it is open
+    archive.fileobj.seek(header.offset_data)
+    content = archive.fileobj.read(header.size)
     if len(content) < header.size:
         raise EOFError(f"ends within {shown(header.name)}")
     return content
