@@ -1,6 +1,6 @@
 """Batches of an epoch for one process, whatever the pairs come from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from torch.utils.data import Dataset
@@ -26,7 +26,8 @@ class PairSource(Protocol):
 class ListSource:
     """Batches of a list's rows, from images (ImagePairs) or from cached features (FeatureCache).
 
-    order: of an epoch's rows, with what a resumed run is told that it must have too; at random if left out.
+    order: of an epoch's rows, with what a resumed run is told that it must have too; at random if left out. reading:
+    by processes (`read`) or, where rows lie in memory, by threads.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class ListSource:
         process: Process,
         workers: int = 0,
         order: tuple[str, Order | None] | None = None,
+        reading: Callable[..., Iterator[Batch]] = read,
     ):
-        self.rows, self.batch_size, self.workers = rows, batch_size, workers
+        self.rows, self.batch_size, self.workers, self.reading = rows, batch_size, workers, reading
         self.sampler = EpochBatches(count, batch_size, seed, process.rank, process.world, order and order[1])
         self.batches = self.sampler.batches
         self.order = f"{count} pairs{f', {order[0]}' if order else ''}"
@@ -50,4 +52,4 @@ class ListSource:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.sampler.epoch, self.sampler.start = epoch, start
-        return read(self.rows, self.workers, sampler=self.sampler, pin_memory=self.pin)
+        return self.reading(self.rows, self.workers, sampler=self.sampler, pin_memory=self.pin)

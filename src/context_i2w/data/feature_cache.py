@@ -77,17 +77,22 @@ class FeatureCache(Dataset):
             captions, images, seen = captions[valid], images[valid], seen[valid]
         cache = self.views or self.images
         return Batch(
-            torch.from_numpy(captions["condition_ids"]).long(),
+            torch.from_numpy(captions["condition_ids"].astype(np.int64)),
             features=cache.features(seen),
             scale=cache.scale(seen),
-            condition=torch.from_numpy(captions["condition"]).contiguous(),
+            condition=_tensor(captions["condition"]),
             broken=broken,
-            target_embeddings=torch.from_numpy(images["embedding"]).contiguous() if self.views else None,
+            target_embeddings=_tensor(images["embedding"]) if self.views else None,
         )
 
     def embeddings(self, rows: Sequence[int]) -> Tensor:
         """Embeddings [n, E] of the images (their first crops)."""
-        return torch.from_numpy(self.images.read(0, np.asarray(rows))["embedding"]).contiguous()
+        return _tensor(self.images.read(0, np.asarray(rows))["embedding"])
+
+
+def _tensor(field: np.ndarray) -> Tensor:
+    """One field of records, copied by NumPy: a reading thread's copy by torch would ask for threads of its own."""
+    return torch.from_numpy(np.ascontiguousarray(field))
 
 
 class CachedImages:
@@ -104,12 +109,12 @@ class CachedImages:
     def features(self, records: Mapping[str, np.ndarray] | np.ndarray) -> ImageFeatures:
         """As they are kept: tokens in half precision, or in int8 of a `scale`."""
         tokens = torch.from_numpy(records["tokens"]) if self.key.tokens else None
-        return ImageFeatures(torch.from_numpy(records["embedding"]).contiguous(), tokens)
+        return ImageFeatures(_tensor(records["embedding"]), tokens)
 
     def scale(self, records: Mapping[str, np.ndarray] | np.ndarray) -> Tensor | None:
         """[n, N], what to multiply int8 tokens by; None where they are kept otherwise."""
         is_scaled = self.key.tokens and self.key.precision == "int8"
-        return torch.from_numpy(records["scale"]).contiguous() if is_scaled else None
+        return _tensor(records["scale"]) if is_scaled else None
 
     def fill(self, clip: FrozenCLIP, batch_size: int, workers: int, title: str) -> None:
         """Writes what is missing: one vision pass for each image or view."""

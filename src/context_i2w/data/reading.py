@@ -1,11 +1,13 @@
-"""Reading ahead by other processes: whole batches of whatever kind, and images on their way to the vision tower."""
+"""Reading ahead by other processes or threads: whole batches of whatever kind, and images for the vision tower."""
 
+import collections
 import functools
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -84,6 +86,38 @@ def read(rows: Dataset, workers: int, **options) -> Iterator[Any]:
     finally:
         if ending:
             ending.set()
+
+
+def read_by_threads(rows: Dataset, workers: int, sampler: Iterable, pin_memory: bool = False) -> Iterator[Any]:
+    """As `read`, for items that are copied from memory rather than computed: threads need not send them.
+
+    So many items are on their way at a time; each is a (named) tuple of tensors, pinned by the thread that read it.
+    """
+
+    def item(key: Any) -> Any:
+        return _pinned(rows[key]) if pin_memory else rows[key]
+
+    if not workers:
+        yield from map(item, sampler)
+        return
+    with ThreadPoolExecutor(workers) as threads:
+        coming: collections.deque[Future] = collections.deque()
+        try:
+            for key in sampler:
+                coming.append(threads.submit(item, key))
+                if len(coming) > workers:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _pinned(item: Any) -> Any:
+    if isinstance(item, tuple):
+        parts = map(_pinned, item)
+        return type(item)(*parts) if hasattr(item, "_fields") else tuple(parts)
+    return item.pin_memory() if isinstance(item, Tensor) else item
 
 
 def _begun(loader: DataLoader, workers: int) -> Iterator[Any]:

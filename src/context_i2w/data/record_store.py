@@ -83,8 +83,7 @@ class RecordStore:
     def open(self) -> "RecordStore":
         """Maps the shards. Raises UserError if some are missing, cut short or damaged."""
         self.shards, self.sums = [], []
-        # Shared with the reading processes, which are forked anew for each epoch.
-        self.verified = torch.zeros(self.rows, dtype=torch.bool).share_memory_().numpy()
+        self.verified = np.zeros(self.rows, bool)
         for shard in range(self.shard_count):
             path, trailer = self._path(shard), self._trailer(shard)
             if trailer is None and not (path.is_file() and path.stat().st_size == self._size(shard, old=True)):
@@ -97,14 +96,6 @@ class RecordStore:
         if any(sums is None for sums in self.sums):
             note(f"{self.folder}: written by an earlier version, without checksums; delete it to have it made anew")
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a process that is spawned, which maps the shards itself."""
-        return {**vars(self), "shards": [], "sums": []}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.open()
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Records of the rows, in their order. Raises UserError for one that is damaged."""
