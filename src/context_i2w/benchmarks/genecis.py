@@ -19,36 +19,40 @@ from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, read_entries
+from context_i2w.benchmarks.base import (
+    MOST_PIXELS,
+    REMEDY,
+    Benchmark,
+    QueryGroup,
+    find_file,
+    find_folders,
+    read_entries,
+)
 from context_i2w.benchmarks.options import PROMPTS, GeneCISOptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, shown
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
-from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_at
 
-FOLDERS = ("genecis",)
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 DILATION = 0.7
-MOST_PIXELS = 100_000  # of a side
 CUTOFFS = (1, 2, 3)
 GENOME_FOLDERS = ("VG_100K", "VG_100K_2", "VG_100K_all", "visual_genome/VG_100K", "visual_genome/VG_100K_2")
-
-
 OBJECT = {"val_image_id": int | str}
 ATTRIBUTE = {"image_id": int | FileName, "instance_bbox": [float]}
+Source = Callable[[dict[str, Any]], ImageSource]
 
 
-def load(data_root: str | os.PathLike, options: GeneCISOptions | None = None) -> Benchmark:
+def load(data_root: str | os.PathLike, options: GeneCISOptions) -> Benchmark:
     """The tasks as groups. Raises UserError."""
-    options = options or GeneCISOptions()
-    folders = find_folders(data_root, FOLDERS, "GeneCIS")
+    folders = find_folders(data_root, ("genecis",), "GeneCIS")
     groups = []
     for task in TASKS:
-        attribute = task.endswith("attribute")
-        if options.tasks not in ("all", task.partition("_")[2]):
+        kind = task.partition("_")[2]
+        if options.tasks not in ("all", kind):
             continue
+        attribute = kind == "attribute"
         remedy = f"--genecis-tasks {'object' if attribute else 'attribute'} does without; {REMEDY}"
         path = find_file([folder / f"{task}.json" for folder in folders], f"GeneCIS {task}", remedy)
         image = ATTRIBUTE if attribute else OBJECT
@@ -64,9 +68,6 @@ def load(data_root: str | os.PathLike, options: GeneCISOptions | None = None) ->
         "image": "attributes: the published part about the box, black square; objects: centre crop",
     }
     return Benchmark("genecis", groups, protocol)
-
-
-Source = Callable[[dict[str, Any]], ImageSource]
 
 
 def _coco(folder: Path, data_root: Path) -> Source:
@@ -117,13 +118,9 @@ def _group(task: str, entries: list[dict[str, Any]], path: Path, source: Source,
         prompts=[(fill(prompt, caption=entry["condition"]),) for entry in entries],
         texts=[(fill("{caption}", caption=entry["condition"]),) for entry in entries],
         positives=[(target,) for target in wanted],
-        score=lambda ranking: _score(ranking, wanted),
+        score=lambda ranking: recall_at(ranking.ranks(torch.tensor(wanted)), CUTOFFS),
         candidates=candidates,
     )
-
-
-def _score(ranking: Ranking, wanted: list[int]) -> dict[str, float]:
-    return recall_at(ranking.ranks(torch.tensor(wanted)), CUTOFFS)
 
 
 def _name(item: ImageSource) -> str:
