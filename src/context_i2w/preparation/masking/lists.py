@@ -20,16 +20,17 @@ from context_i2w.preparation.masking.summary import SUMMARY, Summary
 PART_ROWS = 20_000
 MASKED_COLUMN = "masked_title"
 CAPTION_COLUMNS = ("title", "caption")
+PART = {"masked": [str], "summary": SUMMARY}
 
 
 def caption_column(table: Table, wanted: str | None = None) -> str:
     """The column of captions. Raises UserError naming the columns found."""
     names = [wanted] if wanted else CAPTION_COLUMNS
-    column = next((name for name in names if name in table.columns), None)
-    if column is None:
-        asked = " or ".join(map(repr, names))
-        raise UserError(f"{table.path}: no column {asked}; found {table.found}; give --caption-column")
-    return column
+    for name in names:
+        if name in table.columns:
+            return name
+    asked = " or ".join(map(repr, names))
+    raise UserError(f"{table.path}: no column {asked}; found {table.found}; give --caption-column")
 
 
 def mask_list(
@@ -58,11 +59,11 @@ def mask_list(
     masked: list[str] = []
     summary = Summary()
     for number, begin in enumerate(range(0, len(captions), PART_ROWS)):
-        part = parts / f"{number:05d}.json"
+        part, rows = parts / f"{number:05d}.json", captions[begin : begin + PART_ROWS]
         if not part.exists():
-            _mask_part(part, captions[begin : begin + PART_ROWS], parser, policy)
+            _mask_part(part, rows, parser, policy)
         content = read_json(part, PART, f"delete {parts} and run again")
-        if len(content["masked"]) != len(captions[begin : begin + PART_ROWS]):
+        if len(content["masked"]) != len(rows):
             raise UserError(f"{part}: not as many captions as the list has; delete {parts} and run again")
         masked += content["masked"]
         summary.merge(Summary.from_json(content["summary"]))
@@ -70,9 +71,6 @@ def mask_list(
     _write(replace(table, columns={**table.columns, masked_column: masked}), output, masked_column)
     shutil.rmtree(parts)
     return summary
-
-
-PART = {"masked": [str], "summary": SUMMARY}
 
 
 def _claim(parts: Path, captions: list[str], parser: Parser, policy: str) -> None:
@@ -87,9 +85,7 @@ def _claim(parts: Path, captions: list[str], parser: Parser, policy: str) -> Non
 
 def _mask_part(part: Path, captions: list[str], parser: Parser, policy: str) -> None:
     results = list(mask_captions(captions, parser, policy))
-    summary = Summary()
-    summary.add(captions, results)
-    content = {"masked": [result.caption for result in results], "summary": summary.as_json()}
+    content = {"masked": [result.caption for result in results], "summary": Summary.of(captions, results).as_json()}
     write_text(part, json.dumps(content))
 
 

@@ -7,8 +7,9 @@ skipped, so a stopped run goes on where it was. All other members keep their byt
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,8 +48,7 @@ def find_shards(patterns: Iterable[str]) -> list[Path]:
     if remote:
         raise UserError(f"{list_some(remote)}: only local shards are rewritten; fetch them first")
     names = [Path(shard).name for shard in shards]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise UserError(
             f"two shards are called {list_some(twice)}, and would become one; mask their folders one by one"
         )
@@ -98,12 +98,12 @@ def _mask_shard(source: Path, target: Path, parser: Parser, policy: str, masked_
     summary = Summary()
     mode: Literal["w", "w:gz"] = "w" if source.suffix == ".tar" else "w:gz"
     with atomic_path(target) as temporary, tarfile.open(temporary, mode, format=tarfile.PAX_FORMAT) as out:
-        for samples in _batches(_samples(source)):
+        every = _samples(source)
+        while samples := list(islice(every, _BATCH)):
             captions = [_caption(sample) for sample in samples]
             known = [caption for caption in captions if caption is not None]
             results = list(mask_captions(known, parser, policy))
-            summary.add(known, results)
-            summary.without_caption += len(samples) - len(known)
+            summary.merge(Summary.of(known, results, without_caption=len(samples) - len(known)))
             masked = iter(results)
             for sample, caption in zip(samples, captions):
                 if caption is not None:
@@ -122,26 +122,13 @@ def _samples(shard: Path) -> Iterator[list[Member]]:
         raise UserError(f"{shard} can't be read ({error}); mend it or fetch it again") from None
 
 
-def _batches(samples: Iterator[list[Member]]) -> Iterator[list[list[Member]]]:
-    batch: list[list[Member]] = []
-    for sample in samples:
-        batch.append(sample)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _caption(sample: list[Member]) -> str | None:
     """The text member's content, else the JSON's caption; None without either or with a broken JSON."""
     contents = {member.ending: member.content for member in sample}
-    fields = _fields(contents["json"]) if "json" in contents else {}
+    fields = _fields(contents.get("json", b"{}"))
     if fields is None:
         return None
-    if "txt" in contents:
-        return contents["txt"].decode("utf-8", errors="replace")
-    caption = fields.get("caption")
+    caption = contents["txt"].decode("utf-8", errors="replace") if "txt" in contents else fields.get("caption")
     return caption if isinstance(caption, str) else None
 
 
