@@ -7,6 +7,7 @@ only shrinks. The shorter side is kept at 288 pixels: crops of 0.9-1.0 of the ar
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,9 +95,8 @@ class DownloadReport:
     def text(self) -> str:
         share = 100 * self.fetched / max(self.tried, 1)
         failures = ", ".join(f"{reason}: {count:,}" for reason, count in list(self.reasons.items())[:5])
-        return f"{self.fetched:,} of {self.tried:,} links answered ({share:.1f} %)" + (
-            f"; failures: {failures}" if failures else ""
-        )
+        answered = f"{self.fetched:,} of {self.tried:,} links answered ({share:.1f} %)"
+        return f"{answered}; failures: {failures}" if failures else answered
 
 
 def read_report(folder: Path) -> DownloadReport:
@@ -106,15 +106,11 @@ def read_report(folder: Path) -> DownloadReport:
     paths = sorted(path for path in folder.glob("*_stats.json") if not is_hidden(path))
     if not paths:
         raise UserError(f"{folder} holds no *_stats.json; it is no output of img2dataset, or none has finished")
-    tried = fetched = 0
-    reasons: dict[str, int] = {}
-    for path in paths:
-        stats = read_json(path, STATS, "delete it and run the download again")
-        tried, fetched = tried + stats["count"], fetched + stats["successes"]
-        for reason, count in stats.get("status_dict", {}).items():
-            if reason != "success":
-                reasons[reason] = reasons.get(reason, 0) + count
-    return DownloadReport(tried, fetched, dict(sorted(reasons.items(), key=lambda item: -item[1])))
+    parts = [read_json(path, STATS, "delete it and run the download again") for path in paths]
+    reasons = sum((Counter(part.get("status_dict", {})) for part in parts), Counter())
+    del reasons["success"]
+    tried, fetched = (sum(part[name] for part in parts) for name in ("count", "successes"))
+    return DownloadReport(tried, fetched, dict(reasons.most_common()))
 
 
 def make_list(folder: Path, target: Path, progress=lambda items: items) -> tuple[int, int]:

@@ -12,7 +12,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,18 +96,12 @@ def _draw(seed: int, image_id: int, count: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}".encode()).digest(), "big") % count
 
 
-def _region(annotation: dict) -> tuple[float, float, float, float]:
-    x, y, width, height = annotation["bbox"]
-    return x, y, x + width, y + height
-
-
 def _make_query(image: dict, drawn: dict, instances: list[dict], class_names: dict[int, str]) -> Query:
-    query_class = class_names[drawn["category_id"]]
-    names = dict.fromkeys(class_names[instance["category_id"]] for instance in instances)
-    others = tuple(name for name in names if name != query_class)
-    return Query(
-        image["file_name"], image["height"], image["width"], drawn["segmentation"], _region(drawn), query_class, others
-    )
+    name, *others = dict.fromkeys(class_names[instance["category_id"]] for instance in (drawn, *instances))
+    x, y, width, height = drawn["bbox"]
+    region = x, y, x + width, y + height
+    size = image["height"], image["width"]
+    return Query(image["file_name"], *size, drawn["segmentation"], region, name, tuple(others))
 
 
 def cut_out(image: Image.Image, query: Query) -> Image.Image:
@@ -165,17 +158,15 @@ def prepare(root: Path, queries: list[Query], progress=lambda items: items) -> i
 
     `progress` wraps the iteration (tqdm). Raises UserError if images are missing, naming them.
     """
-    missing = [query.file_name for query in queries if not os.path.isfile(root / "val2017" / query.file_name)]
+    images, cut = root / "val2017", root / MASKED_FOLDER
+    missing = [query.file_name for query in queries if not (images / query.file_name).is_file()]
     if missing:
-        raise UserError(
-            f"{root / 'val2017'} lacks {len(missing)} of {len(queries)} images ({list_some(missing)}); "
-            "data/README.md says where they come from"
-        )
-    present = {entry.name for entry in os.scandir(root / MASKED_FOLDER)} if (root / MASKED_FOLDER).is_dir() else set()
-    todo = [query for query in queries if query.file_name not in present]
+        lacking = f"{images} lacks {len(missing)} of {len(queries)} images ({list_some(missing)})"
+        raise UserError(f"{lacking}; data/README.md says where they come from")
+    todo = [query for query in queries if not (cut / query.file_name).exists()]
     for query in progress(todo):
-        masked = _masked_jpeg(root / "val2017" / query.file_name, query)
-        with atomic_path(root / MASKED_FOLDER / query.file_name) as temporary:
+        masked = _masked_jpeg(images / query.file_name, query)
+        with atomic_path(cut / query.file_name) as temporary:
             temporary.write_bytes(masked)
     write_text(root / LIST_NAME, list_text(queries))
     return len(todo)

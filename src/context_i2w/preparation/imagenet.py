@@ -12,37 +12,36 @@ import os
 import re
 import shutil
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from context_i2w.benchmarks.imagenet_lists import DOMAINS, write_lists
+from context_i2w.benchmarks.imagenet_lists import DOMAINS, images_in, write_lists
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, is_hidden, list_some, shown
+from context_i2w.files import atomic_path, list_some, shown
 
 PUBLISHED_COUNTS = {"real": 10_000, "cartoon": 3_726, "origami": 550, "toy": 1_511, "sculpture": 1_196}
 _WNID = re.compile(r"n\d{8}")
-_IMAGE_ENDINGS = {".jpeg", ".jpg", ".png"}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image: the file, and its class (wnid)."""
+class Picture(NamedTuple):
+    """One image: its class (wnid), and the file. Pictures are in order by class and name."""
 
-    path: Path
     wnid: str
+    path: Path
+
+    @property
+    def domain(self) -> str:
+        """Of an ImageNet-R file."""
+        return self.path.name.partition("_")[0]
 
 
 def find_targets(imagenet_r: Path) -> list[Picture]:
     """The ImageNet-R files of the four domains, by class and name. Raises UserError if there are none."""
     if not imagenet_r.is_dir():
         raise UserError(f"{imagenet_r} is missing; unpack imagenet-r.tar there (data/README.md)")
-    folders = sorted(path for path in imagenet_r.iterdir() if _WNID.fullmatch(path.name) and path.is_dir())
-    pictures = [
-        Picture(path, folder.name)
-        for folder in folders
-        for path in sorted(folder.iterdir())
-        if path.name.split("_")[0] in DOMAINS and path.suffix.lower() in _IMAGE_ENDINGS
-    ]
+    folders = sorted(path for path in imagenet_r.iterdir() if _WNID.fullmatch(path.name))
+    every = (Picture(folder.name, path) for folder in folders for path in images_in(folder))
+    pictures = [picture for picture in every if picture.domain in DOMAINS]
     if not pictures:
         raise UserError(f"{imagenet_r} holds no <wnid>/cartoon_*.jpg and the like; is it ImageNet-R?")
     return pictures
@@ -58,20 +57,17 @@ def find_queries(val: Path, wnids: list[str], classes: Path | None = None) -> li
     if not val.is_dir():
         raise UserError(f"{val} is missing; give ImageNet's validation images with --imagenet-val")
     if any(_WNID.fullmatch(entry.name) for entry in os.scandir(val) if entry.is_dir()):
-        folders = [val / wnid for wnid in wnids if (val / wnid).is_dir()]
-        pictures = [Picture(path, folder.name) for folder in folders for path in folder.iterdir()]
+        pictures = [Picture(wnid, path) for wnid in wnids for path in images_in(val / wnid)]
     elif classes is None:
         raise UserError(f"{val} has no class folders; say with --val-classes which class each image has")
     else:
-        wanted = set(wnids)
-        known = read_classes(classes)
-        pairs = ((path, known.get(path.stem)) for path in val.iterdir())
-        pictures = [Picture(path, wnid) for path, wnid in pairs if wnid in wanted]
-    pictures = [p for p in pictures if p.path.suffix.lower() in _IMAGE_ENDINGS and not is_hidden(p.path)]
+        known, wanted = read_classes(classes), set(wnids)
+        every = (Picture(known.get(path.stem, ""), path) for path in images_in(val))
+        pictures = [picture for picture in every if picture.wnid in wanted]
     lacking = sorted(set(wnids) - {picture.wnid for picture in pictures})
     if lacking:
         raise UserError(f"{val} has no image of {len(lacking)} of {len(wnids)} classes ({list_some(lacking)})")
-    return sorted(pictures, key=lambda picture: (picture.wnid, picture.path.name))
+    return sorted(pictures)
 
 
 def read_classes(path: Path) -> dict[str, str]:
@@ -151,10 +147,10 @@ def prepare(
     number = {wnid: index for index, wnid in enumerate(wnids)}
     write_lists(
         root,
-        {f"imgnet/imagenet-r/{t.wnid}/{t.path.name}": (t.path.name.split("_")[0], number[t.wnid]) for t in targets},
+        {f"imgnet/imagenet-r/{t.wnid}/{t.path.name}": (t.domain, number[t.wnid]) for t in targets},
         {f"imgnet/real/{query.wnid}/{query.path.name}": number[query.wnid] for query in queries},
     )
-    return {"real": len(queries), **Counter(target.path.name.split("_")[0] for target in targets)}
+    return {"real": len(queries), **Counter(target.domain for target in targets)}
 
 
 def _put(source: Path, place: Path, copy: bool) -> None:
