@@ -1,6 +1,6 @@
 """The words of the toy world: what a picture may hold and how it is named."""
 
-from context_i2w.benchmarks.imagenet_lists import DOMAINS as IMAGENET_R
+from context_i2w.benchmarks.imagenet_lists import DOMAINS as CONVERTED  # all that a description can ask for
 
 OBJECTS = ("house", "tree", "car", "boat", "fish", "star", "heart", "moon", "cup", "mushroom", "umbrella")
 GARMENTS = ("dress", "shirt", "top")
@@ -12,18 +12,9 @@ PLACES = ("grass", "sand", "sea", "snow", "night", "brick")
 WHITE = "white"  # the plain background that a masked crop has
 BACKGROUNDS = (*PLACES, WHITE)
 REAL = "real"
-CONVERTED = IMAGENET_R  # all that a description can ask for
 DOMAINS = (REAL, *CONVERTED)
 
-WHERE = {
-    "grass": "on grass",
-    "sand": "on sand",
-    "sea": "at sea",
-    "snow": "in snow",
-    "night": "at night",
-    "brick": "on brick",
-    "white": "on white",
-}
+WHERE = {place: f"on {place}" for place in BACKGROUNDS} | {"sea": "at sea", "snow": "in snow", "night": "at night"}
 # Folder names in the manner of ImageNet's; no real synset has these numbers.
 WNIDS = {kind: f"n{90000001 + 7 * number:08d}" for number, kind in enumerate(KINDS)}
 
