@@ -75,9 +75,8 @@ def check_list_exists(path: Path, option: str = "list") -> None:
 def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> PairList:
     """Reads a list of any format of data/tables.py, a long one only once (data/kept_lists.py).
 
-    Raises UserError if it or a column is missing, or it has no rows.
-
     Relative image paths start at the working folder, or at the list's own folder if they are not found there.
+    Raises UserError if it or a column is missing, or it has no rows.
     """
     path, columns = Path(path), columns or ListColumns()
     check_list_exists(path)
@@ -132,12 +131,12 @@ class ImagePairs(Dataset):
         epoch, rows = key
         images, captions, broken = [], [], []
         for row in rows:
+            name = self.pairs.images[row]
             try:
-                captions.append(check_caption(self.pairs.images[row], self.pairs.masked[row]))
-                drawn = f"{self.seed}-{epoch}-{row}"
-                images.append(self.prepare(self.pairs.images[row], drawn, caption=captions[-1]))
+                caption = check_caption(name, self.pairs.masked[row])
+                images.append(self.prepare(name, f"{self.seed}-{epoch}-{row}", caption=caption))
+                captions.append(caption)
             except BrokenPair as error:
-                del captions[len(images) :]
                 broken.append((error.name, error.kind))
         return make_batch(images, captions, broken, self.tokenizer)
 

@@ -23,16 +23,6 @@ CAPTION_COLUMNS = ("title", "caption")
 PART = {"masked": [str], "summary": SUMMARY}
 
 
-def caption_column(table: Table, wanted: str | None = None) -> str:
-    """The column of captions. Raises UserError naming the columns found."""
-    names = [wanted] if wanted else CAPTION_COLUMNS
-    for name in names:
-        if name in table.columns:
-            return name
-    asked = " or ".join(map(repr, names))
-    raise UserError(f"{table.path}: no column {asked}; found {table.found}; give --caption-column")
-
-
 def mask_list(
     source: Path,
     output: Path,
@@ -51,7 +41,7 @@ def mask_list(
     beside the output, or if the list can't be read without doubt; it is then left as it was.
     """
     table = read_table(source)
-    captions = table.columns[caption_column(table, column)]
+    captions = table.captions(*([column] if column else CAPTION_COLUMNS))
     if masked_column in table.columns and not overwrite:
         raise UserError(f"{source} has a column {masked_column!r} already; add --overwrite to make it anew")
     parts = output.with_name(output.name + ".masking")
