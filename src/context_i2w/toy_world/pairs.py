@@ -25,12 +25,11 @@ def write_pairs(root: Path, seed: int, sizes: Sizes, workers: int | None = None)
 
     Image paths in the lists are relative to the list's folder.
     """
-    folder = root / FOLDER
-    _write_list(folder, TRAINING_LIST, "train", sizes.training_pairs, seed, workers)
-    _write_list(folder, VALIDATION_LIST, "val", sizes.validation_pairs, seed, workers)
+    for split, count in (("train", sizes.training_pairs), ("val", sizes.validation_pairs)):
+        _write_list(root / FOLDER, split, count, seed, workers)
 
 
-def _write_list(folder: Path, name: str, split: str, count: int, seed: int, workers: int | None) -> None:
+def _write_list(folder: Path, split: str, count: int, seed: int, workers: int | None) -> None:
     scenes = [random_scene(stream_key(seed, f"pairs/{split}"), number) for number in range(count)]
     files = [f"{split}/{number:06d}.png" for number in range(count)]
     drawings = [Drawing(str(folder / file), scene) for file, scene in zip(files, scenes)]
@@ -40,4 +39,5 @@ def _write_list(folder: Path, name: str, split: str, count: int, seed: int, work
     for column, policy in BY_POLICY.items():
         columns[column] = [found.caption for found in mask_captions(titles, RuleParser(), policy)]
     columns["masked_one"] = [make_masked_pair(scene, alone=True)[1] for scene in scenes]
-    write_table(Table(folder / name, columns, "\t"), folder / name)
+    path = folder / LIST_FILES[split]
+    write_table(Table(path, columns, "\t"), path)

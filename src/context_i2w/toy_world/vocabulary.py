@@ -1,6 +1,6 @@
 """The words of the toy world: what a picture may hold and how it is named."""
 
-from context_i2w.benchmarks.imagenet_lists import DOMAINS as CONVERTED  # all that a description can ask for
+from context_i2w.benchmarks.imagenet_lists import DOMAINS as IMAGENET_R
 
 OBJECTS = ("house", "tree", "car", "boat", "fish", "star", "heart", "moon", "cup", "mushroom", "umbrella")
 GARMENTS = ("dress", "shirt", "top")
@@ -12,6 +12,7 @@ PLACES = ("grass", "sand", "sea", "snow", "night", "brick")
 WHITE = "white"  # the plain background that a masked crop has
 BACKGROUNDS = (*PLACES, WHITE)
 REAL = "real"
+CONVERTED = IMAGENET_R  # all that a description can ask for
 DOMAINS = (REAL, *CONVERTED)
 
 WHERE = {place: f"on {place}" for place in BACKGROUNDS} | {"sea": "at sea", "snow": "in snow", "night": "at night"}
