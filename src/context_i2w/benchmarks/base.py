@@ -17,7 +17,7 @@ from context_i2w.model.images import ImageSource
 from context_i2w.ranking.exact import Ranking
 
 REMEDY = "see data/README.md and run `python scripts/check_data.py`"
-MOST_PIXELS = 100_000  # of a box's side
+LONGEST = 100_000  # pixels of a box's side
 LISTED = 10  # files named in one error; the check script lists them all
 Key = TypeVar("Key", bound=Hashable)
 
@@ -87,24 +87,19 @@ def find_file(candidates: Iterable[Path], what: str, remedy: str = REMEDY) -> Pa
     raise UserError(f"no {what}: looked for {', '.join(map(str, candidates))}; {remedy}")
 
 
-def read_json(path: Path, shape: Any = None) -> Any:
-    """A JSON file of the declared shape (files.misfit). Raises UserError naming place and value."""
-    return files.read_json(path, shape, REMEDY)
+def read_json(path: Path, shape: Any) -> Any:
+    """A JSON file of the declared shape (files.misfit), not empty. Raises UserError naming place and value."""
+    return some(files.read_json(path, shape, REMEDY), path)
 
 
-def read_entries(path: Path, **shapes: Any) -> list[dict[str, Any]]:
-    """A JSON list of objects, at least one, that have the named keys of the given shapes."""
-    return some(read_json(path, [shapes]), path)
-
-
-def some(entries: list, path: Path) -> list:
+def some(entries: Any, path: Path) -> Any:
     """The entries of a file. Raises UserError if there are none."""
     if not entries:
         raise UserError(f"{path}: no entries; {REMEDY}")
     return entries
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
+def lines_of(path: Path) -> list[tuple[int, str]]:
     """Number and text of a list's lines, at least one, that are not blank. Raises UserError; UTF-8 is expected."""
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")

@@ -18,17 +18,7 @@ from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-    index_of,
-    read_entries,
-    read_json,
-    some,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, index_of, read_json
 from context_i2w.benchmarks.options import PROMPTS, CIRCOOptions
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
@@ -47,7 +37,7 @@ def load(data_root: str | os.PathLike, options: CIRCOOptions) -> Benchmark:
     path = find_file([folder / "annotations" / f"{options.split}.json" for folder in folders], "CIRCO queries")
     answers = {"target_img_id": int, "gt_img_ids": [int]} if options.split == "val" else {}
     shapes = {"id": int, "reference_img_id": int, "relative_caption": str, "semantic_aspects?": [str], **answers}
-    entries = read_entries(path, **shapes)
+    entries = read_json(path, [shapes])
     lacking = next((entry["id"] for entry in entries if answers and not entry["gt_img_ids"]), None)
     if lacking is not None:
         raise UserError(f"{path}: id {lacking}: gt_img_ids is empty, at least one answer is expected; {REMEDY}")
@@ -71,8 +61,10 @@ def _gallery(folder: Path, data_root: Path) -> tuple[Path, list[int]]:
     lists = [place / "annotations" / "image_info_unlabeled2017.json" for place in places]
     info = find_file(lists, "list of CIRCO images")
     images = find_file([place / "unlabeled2017" for place in places], "CIRCO images")
-    entries = some(read_json(info, {"images": [{"id": int}]})["images"], info)
-    return images, list(dict.fromkeys(entry["id"] for entry in entries))
+    ids = dict.fromkeys(image["id"] for image in read_json(info, {"images": [{"id": int}]})["images"])
+    if not ids:
+        raise UserError(f"{info}: no images; {REMEDY}")
+    return images, list(ids)
 
 
 def _group(entries: list[dict[str, Any]], path: Path, images: Path, ids: list[int], prompt: str) -> QueryGroup:

@@ -18,17 +18,7 @@ from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-    index_of,
-    read_entries,
-    read_json,
-    some,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, index_of, read_json
 from context_i2w.benchmarks.options import PROMPTS, CIRROptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName
@@ -49,10 +39,10 @@ def load(split: str, data_root: str | os.PathLike, options: CIRROptions) -> Benc
     Raises UserError.
     """
     path, split_file, folders = _find_files(data_root, split)
-    answer = "target_hard" if split == "val" else "target_hard?"
-    image_set = {"members": [str]}
-    entries = read_entries(path, reference=FileName, caption=str, pairid=int | str, img_set=image_set, **{answer: str})
-    gallery = _gallery(read_json(split_file, {str: FileName}), split_file, folders)
+    answer = {"target_hard" if split == "val" else "target_hard?": str}
+    shape = {"reference": FileName, "caption": str, "pairid": int | str, "img_set": {"members": [str]}} | answer
+    entries = read_json(path, [shape])
+    gallery = _gallery(read_json(split_file, {str: FileName}), folders)
     position = {name: index for index, name in enumerate(gallery)}
     targets, members = zip(*(_answer(entry, position, path) for entry in entries))
     group = _group(entries, gallery, [] if None in targets else targets, members, PROMPTS[options.prompt])
@@ -83,9 +73,9 @@ def _find_files(data_root: str | os.PathLike, split: str) -> tuple[Path, Path, l
     return captions, find_file(splits, "CIRR split file"), [base / inner for base in bases for inner in IMAGE_FOLDERS]
 
 
-def _gallery(images: dict[str, str], path: Path, folders: list[Path]) -> dict[str, ImageSource]:
-    """The images of the split file `path` by name; one that is in no folder is reported as missing with all others."""
-    first = some(list(images.values()), path)[0]
+def _gallery(images: dict[str, str], folders: list[Path]) -> dict[str, ImageSource]:
+    """The images of the split file by name; one that is in no folder is reported as missing with all others."""
+    first = next(iter(images.values()))
     folders = sorted(folders, key=lambda folder: not os.path.isfile(folder / first))
 
     def source(image: str) -> ImageSource:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from context_i2w.benchmarks.base import MOST_PIXELS, REMEDY, Benchmark, QueryGroup, find_file, find_folders
+from context_i2w.benchmarks.base import LONGEST, REMEDY, Benchmark, QueryGroup, find_file, find_folders
 from context_i2w.benchmarks.options import ENDINGS, COCOOptions
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
@@ -74,7 +74,7 @@ def _row(where: str, name: str, region: str, query_class: str, classes: str) -> 
     try:
         # Truncation may leave a thin object no pixel: its region is then black, as in the published code.
         x1, y1, x2, y2 = (int(float(value)) for value in region.split(";"))
-        if max(map(abs, (x1, y1, x2, y2))) > MOST_PIXELS or x2 < x1 or y2 < y1:
+        if max(map(abs, (x1, y1, x2, y2))) > LONGEST or x2 < x1 or y2 < y1:
             raise ValueError
     except (ValueError, OverflowError):
         raise UserError(f"{where}: box {shown(repr(region))} is not x1;y1;x2;y2 in pixels; {REMEDY}") from None

@@ -21,16 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from context_i2w.benchmarks import imagenet
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-    places,
-    plain,
-    read_lines,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, lines_of, places, plain
 from context_i2w.benchmarks.imagenet_lists import DOMAINS, PER_DOMAIN, REAL
 from context_i2w.command_line import Options
 from context_i2w.errors import UserError
@@ -138,7 +129,7 @@ def _group(source: str, target: str, kind: DomainSet, queries: list[Image], answ
 def read_list(path: Path, folder: Path, domains: Mapping[str, str]) -> list[Image]:
     """Raises UserError for a line that isn't `path domain class` or names an unknown domain."""
     images, find = [], _Finder(folder)
-    for number, line in read_lines(path):
+    for number, line in lines_of(path):
         fields = line.split()
         if len(fields) != 3 or fields[1] not in domains or misfit(fields[0], FileName):
             wanted = f"`path domain class` is expected, the domain one of {', '.join(domains)}"

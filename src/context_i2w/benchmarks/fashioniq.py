@@ -16,16 +16,7 @@ from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-    index_of,
-    read_entries,
-    read_json,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, index_of, read_json
 from context_i2w.benchmarks.options import CAPTIONS, FASHION_PROMPTS, GALLERIES, GARMENTS, VIEWS, FashionIQOptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, is_hidden
@@ -73,7 +64,7 @@ def _group(garment: str, folders: list[Path], options: FashionIQOptions) -> Quer
     root = path.parent.parent
     split = find_file([root / "image_splits" / f"split.{garment}.val.json"], f"FashionIQ {garment} split")
     images = find_file([root / "images"], "FashionIQ images")
-    entries = read_entries(path, candidate=FileName, target=str, captions=[str])
+    entries = read_json(path, [{"candidate": FileName, "target": str, "captions": [str]}])
     names = _gallery_names(entries, split, options.gallery)
     position = {name: index for index, name in enumerate(names)}
     targets = [index_of(position, entry["target"], path, f"entry {number}") for number, entry in enumerate(entries)]

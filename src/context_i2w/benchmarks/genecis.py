@@ -19,15 +19,7 @@ from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import (
-    MOST_PIXELS,
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-    read_entries,
-)
+from context_i2w.benchmarks.base import LONGEST, REMEDY, Benchmark, QueryGroup, find_file, find_folders, read_json
 from context_i2w.benchmarks.options import PROMPTS, GeneCISOptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, shown
@@ -56,7 +48,7 @@ def load(data_root: str | os.PathLike, options: GeneCISOptions) -> Benchmark:
         remedy = f"--genecis-tasks {'object' if attribute else 'attribute'} does without; {REMEDY}"
         path = find_file([folder / f"{task}.json" for folder in folders], f"GeneCIS {task}", remedy)
         image = ATTRIBUTE if attribute else OBJECT
-        entries = read_entries(path, condition=str, reference=image, target=image, gallery=[image])
+        entries = read_json(path, [{"condition": str, "reference": image, "target": image, "gallery": [image]}])
         source = _genome(path.parent, Path(data_root)) if attribute else _coco(path.parent, Path(data_root))
         groups.append(_group(task, entries, path, source, PROMPTS[options.prompt]))
     protocol = {
@@ -78,19 +70,18 @@ def _coco(folder: Path, data_root: Path) -> Source:
 def _genome(folder: Path, data_root: Path) -> Source:
     """Visual Genome comes in two folders; a listing tells where an image is."""
     places = [base / name for base in (folder, data_root) for name in GENOME_FOLDERS]
-    remedy = f"--genecis-tasks object does without; {REMEDY}"
-    first = find_file(places, "Visual Genome images of GeneCIS", remedy)
+    first = find_file(places, "Visual Genome images of GeneCIS", f"--genecis-tasks object does without; {REMEDY}")
     files = {name: os.fspath(place / name) for place in places if place.is_dir() for name in os.listdir(place)}
 
     def source(item: dict[str, Any]) -> ImageSource:
         x, y, width, height = item["instance_bbox"]
-        if max(map(abs, item["instance_bbox"])) > MOST_PIXELS or min(width, height) < 0:
+        if max(map(abs, item["instance_bbox"])) > LONGEST or min(width, height) < 0:
             raise ValueError(f"{item['instance_bbox']} is not x, y, width, height in pixels")
         left, top = max(0, x - DILATION * width), max(0, y - DILATION * height)
         part = left, top, left + (1 + DILATION) * width, top + (1 + DILATION) * height  # the image's border cuts it
-        box = tuple(round(value) for value in part)
+        x1, y1, x2, y2 = map(round, part)
         name = f"{item['image_id']}.jpg"
-        return ImageSource(files.get(name, os.fspath(first / name)), box, "black-square")
+        return ImageSource(files.get(name, os.fspath(first / name)), (x1, y1, x2, y2), "black-square")
 
     return source
 

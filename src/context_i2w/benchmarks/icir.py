@@ -35,8 +35,8 @@ def load(data_root: str | os.PathLike, options: ICIROptions) -> Benchmark:
     """1,883 queries over about 750,000 images of 202 instances in the public data. Raises UserError."""
     folder = find_folders(data_root, ("icir",), "i-CIR")[0]
     query_list = find_file([folder / "query_files.csv"], "i-CIR queries")
-    queries = read_lines(query_list)
-    database = read_lines(find_file([folder / "database_files.csv"], "i-CIR database"))
+    queries = read_list(query_list)
+    database = read_list(find_file([folder / "database_files.csv"], "i-CIR database"))
     instances = places(line.instance for line in database)  # each a part of the gallery, in the order of the file
     database = [database[place] for place in itertools.chain.from_iterable(instances.values())]
     ends = itertools.accumulate(map(len, instances.values()))
@@ -56,7 +56,7 @@ def load(data_root: str | os.PathLike, options: ICIROptions) -> Benchmark:
     return Benchmark("icir", [_group(queries, database, spans, folder, prompt)], protocol)
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_list(path: Path) -> list[Line]:
     """Raises UserError for a line of other than three fields; a text that holds a comma stands in quotes."""
     lines: list[Line] = []
     try:

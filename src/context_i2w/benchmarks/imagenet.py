@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_folders, places, read_lines
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_folders, lines_of, places
 from context_i2w.benchmarks.imagenet_lists import DOMAINS, PER_DOMAIN, QUERY_LIST, TARGET_LIST, images_in, label_of
 from context_i2w.command_line import Options
 from context_i2w.errors import UserError
@@ -94,7 +94,7 @@ def _counts(positives: Sequence[Sequence[int]]) -> torch.Tensor:
 
 def _read_list(path: Path, folder: Path) -> list[Image]:
     images = []
-    for number, line in read_lines(path):
+    for number, line in lines_of(path):
         *name, label = line.rsplit(None, 1)
         if not name or not re.fullmatch("[0-9]{1,9}", label) or misfit(name[0], FileName):
             raise UserError(f"{path}:{number}: `path label` is expected, found {shown(repr(line))}; {REMEDY}")

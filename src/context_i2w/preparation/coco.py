@@ -1,11 +1,9 @@
-"""The COCO composition benchmark from val2017: one instance drawn for each image, cut out on white, and
-the list.
+"""The COCO composition benchmark from val2017: one instance drawn for each image, cut out on white, and the list.
 
-Of each image one instance is drawn whose area lies within the bounds of the area filter; its mask is kept
-and all else painted 255; images without such an instance are left out. The published script draws unseeded
-and its lower bound, meant as 5 % of the image, compares pixels with 0.05, so it filters nothing: filter
-`published`. `intended` is what was meant. The draw of an image depends on nothing but the seed and its id,
-so a resumed run equals an unbroken one.
+An instance's area lies within the bounds of the area filter; images without such an instance are left out. The
+published script draws unseeded, and its lower bound, meant as 5 % of the image, compares pixels with 0.05 and filters
+nothing: filter `published`. `intended` is what was meant. The draw of an image depends on the seed and its id alone, so
+a resumed run equals an unbroken one.
 """
 
 import csv
@@ -107,10 +105,8 @@ def _make_query(image: dict, drawn: dict, instances: list[dict], class_names: di
 def cut_out(image: Image.Image, query: Query) -> Image.Image:
     """The image in its own mode with everything outside the query's mask painted 255."""
     if image.size != (query.width, query.height):
-        raise UserError(
-            f"{query.file_name} is {image.width}x{image.height}, its annotation says "
-            f"{query.width}x{query.height}; images and annotations are of different versions"
-        )
+        sizes = f"is {image.width}x{image.height}, its annotation says {query.width}x{query.height}"
+        raise UserError(f"{query.file_name} {sizes}; images and annotations are of different versions")
     pixels = np.array(image)
     try:
         mask = segmentation_mask(query.segmentation, query.height, query.width)

@@ -3,9 +3,6 @@
 Queries are the validation images of ImageNet-R's 200 classes, sorted into `real/<wnid>/`; targets are the
 ImageNet-R files of four domains and the queries themselves (benchmarks/imagenet_lists.py). A class's number is its
 wnid's place in the sorted list of ImageNet-R's classes: it only has to tell classes apart.
-
-Validation images come in class folders (`val/<wnid>/*.JPEG`) or in one folder with the classes elsewhere; see
-`read_classes` for the files that are understood.
 """
 
 import os
@@ -50,9 +47,8 @@ def find_targets(imagenet_r: Path) -> list[Picture]:
 def find_queries(val: Path, wnids: list[str], classes: Path | None = None) -> list[Picture]:
     """The validation images of the classes `wnids`, sorted by class and name.
 
-    val: the folder of validation images, flat or with a folder for each class.
-    classes: where a flat folder's classes are written (`read_classes`).
-    Raises UserError for a missing folder or file, and for classes without an image.
+    val: their folder, flat or with class folders (`val/<wnid>/*.JPEG`). classes: where a flat folder's are written
+    (`read_classes`). Raises UserError for a missing folder or file, and for classes without an image.
     """
     if not val.is_dir():
         raise UserError(f"{val} is missing; give ImageNet's validation images with --imagenet-val")
@@ -95,10 +91,8 @@ def read_classes(path: Path) -> dict[str, str]:
         wnids = _synset_order(path.parent)
         return {Path(row.split()[0]).stem: wnids[int(row.split()[1])] for row in rows}
     if rows and all(row.isdigit() for row in rows):
-        raise UserError(
-            f"{path} numbers the classes in the development kit's own order; give LOC_val_solution.csv or "
-            "the folder of validation bounding boxes with --val-classes"
-        )
+        remedy = "give LOC_val_solution.csv or the folder of validation bounding boxes with --val-classes"
+        raise UserError(f"{path} numbers the classes in the development kit's own order; {remedy}")
     raise UserError(f"{path}: its first line {shown(repr(rows[0] if rows else ''))} fits no known list of classes")
 
 
@@ -121,11 +115,9 @@ def _synset_order(folder: Path) -> list[str]:
 
 
 def _classes_from_xml(folder: Path) -> dict[str, str]:
-    classes = {}
-    for path in folder.glob("*.xml"):
-        found = re.search(r"<name>\s*(n\d{8})\s*</name>", path.read_text(encoding="utf-8", errors="replace"))
-        if found:
-            classes[path.stem] = found[1]
+    texts = {path.stem: path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.xml")}
+    found = {name: re.search(r"<name>\s*(n\d{8})\s*</name>", text) for name, text in texts.items()}
+    classes = {name: match[1] for name, match in found.items() if match}
     if not classes:
         raise UserError(f"{folder} holds no ILSVRC2012_val_*.xml with a class; give another place with --val-classes")
     return classes
