@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from context_i2w.benchmarks.base import LONGEST, REMEDY, Benchmark, QueryGroup, find_file, find_folders
+from context_i2w.benchmarks.base import LONGEST, REMEDY, Benchmark, QueryGroup, find_file, find_folders, some
 from context_i2w.benchmarks.options import ENDINGS, COCOOptions
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
@@ -64,9 +64,7 @@ def read_list(path: Path) -> list[Row]:
     absent = [column for column in COLUMNS if column not in table.columns]
     if absent:
         raise UserError(f"{path}: no column {', '.join(absent)}; {REMEDY}")
-    if not len(table):
-        raise UserError(f"{path}: no rows; {REMEDY}")
-    rows = zip(*(table.columns[column] for column in COLUMNS))
+    rows = some(list(zip(*(table.columns[column] for column in COLUMNS))), path)
     return [_row(f"{path}, row {number}", *row) for number, row in enumerate(rows, 1)]
 
 

@@ -5,7 +5,7 @@ Files (`json/` in place of `captions/` in Pic2Word's layout; images .png, .jpg o
     fashion-iq/image_splits/split.{dress,shirt,toptee}.val.json
     fashion-iq/images/
 The reference image stays in the ranking. Papers disagree on the captions' order, the gallery and the image
-preparation; each way is a named and numbers under different ones do not compare.
+preparation; each way has a name, and numbers under different ones do not compare.
 """
 
 from __future__ import annotations

@@ -58,21 +58,17 @@ def load(data_root: str | os.PathLike, options: ICIROptions) -> Benchmark:
 
 def read_list(path: Path) -> list[Line]:
     """Raises UserError for a line of other than three fields; a text that holds a comma stands in quotes."""
-    lines: list[Line] = []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            for fields in reader:
-                if fields and (len(fields) != 3 or "\n" in "".join(fields) or misfit(fields[0], FileName)):
-                    found = shown(",".join(fields))
-                    raise UserError(
-                        f"{path}:{reader.line_num}: `image_path,text,instance` is expected, found {found!r}; "
-                        "put a text that holds a comma or quotes in quotes"
-                    )
-                lines += [Line(*fields)] if fields else []
+            rows = [(reader.line_num, fields) for fields in reader if fields]
     except (csv.Error, ValueError, OSError) as error:
         raise UserError(f"{path}: can't be read as CSV ({error}); {REMEDY}") from None
-    return some(lines, path)
+    for number, fields in some(rows, path):
+        if len(fields) != 3 or "\n" in "".join(fields) or misfit(fields[0], FileName):
+            trouble = f"`image_path,text,instance` is expected, found {shown(','.join(fields))!r}"
+            raise UserError(f"{path}:{number}: {trouble}; put a text that holds a comma or quotes in quotes")
+    return [Line(*fields) for _, fields in rows]
 
 
 def _group(queries: list[Line], database: list[Line], spans: dict[str, range], folder: Path, prompt: str) -> QueryGroup:

@@ -51,7 +51,9 @@ def mask_list(
     for number, begin in enumerate(range(0, len(captions), PART_ROWS)):
         part, rows = parts / f"{number:05d}.json", captions[begin : begin + PART_ROWS]
         if not part.exists():
-            _mask_part(part, rows, parser, policy)
+            results = list(mask_captions(rows, parser, policy))
+            done = {"masked": [result.caption for result in results], "summary": Summary.of(rows, results).as_json()}
+            write_text(part, json.dumps(done))
         content = read_json(part, PART, f"delete {parts} and run again")
         if len(content["masked"]) != len(rows):
             raise UserError(f"{part}: not as many captions as the list has; delete {parts} and run again")
@@ -73,12 +75,6 @@ def _claim(parts: Path, captions: list[str], parser: Parser, policy: str) -> Non
     write_text(settings, work)
 
 
-def _mask_part(part: Path, captions: list[str], parser: Parser, policy: str) -> None:
-    results = list(mask_captions(captions, parser, policy))
-    content = {"masked": [result.caption for result in results], "summary": Summary.of(captions, results).as_json()}
-    write_text(part, json.dumps(content))
-
-
 def _write(table: Table, output: Path, masked_column: str) -> None:
     """Puts the list in its place once what was written reads back as what was meant, row by row."""
     with atomic_path(output) as temporary:
@@ -96,7 +92,6 @@ def _write_parquet(table: Table, target: Path, masked_column: str) -> None:
     import pyarrow.parquet as parquet
 
     whole = parquet.read_table(table.path)
-    if masked_column in whole.column_names:
-        whole = whole.drop_columns([masked_column])
+    whole = whole.select([name for name in whole.column_names if name != masked_column])
     whole = whole.append_column(masked_column, pa.array(table.columns[masked_column], pa.string()))
     parquet.write_table(whole.select(list(table.columns)), target)

@@ -7,7 +7,6 @@ finds the chunks, a policy picks what to mask, and neither knows of the other.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from context_i2w.preparation.masking.rule_words import CARRIERS
@@ -24,8 +23,7 @@ class Span(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A noun chunk: the whole phrase, its head noun, and its nouns with compounds joined."""
 
     span: Span
@@ -35,13 +33,11 @@ class Chunk:
 
 
 class Parser(Protocol):
-    """Finds noun chunks. `name` goes into summaries, so that a masked list says how it was made."""
+    """Finds each caption's noun chunks, in order of place; pronouns are none. Summaries tell its name."""
 
     name: str
 
-    def parse(self, captions: Iterable[str]) -> Iterator[list[Chunk]]:
-        """The chunks of each caption, in order of place; pronouns are none."""
-        ...
+    def parse(self, captions: Iterable[str]) -> Iterator[list[Chunk]]: ...
 
 
 class Tagged(NamedTuple):
@@ -59,8 +55,7 @@ class Tagger(Protocol):
     def tag(self, captions: Iterable[str]) -> Iterator[list[Tagged]]: ...
 
 
-@dataclass(frozen=True)
-class Masked:
+class Masked(NamedTuple):
     """A masked caption and the phrases that were replaced (none: the caption had no object)."""
 
     caption: str

@@ -49,9 +49,8 @@ def find_shards(patterns: Iterable[str]) -> list[Path]:
         raise UserError(f"{list_some(remote)}: only local shards are rewritten; fetch them first")
     names = [Path(shard).name for shard in shards]
     if twice := sorted(name for name, times in Counter(names).items() if times > 1):
-        raise UserError(
-            f"two shards are called {list_some(twice)}, and would become one; mask their folders one by one"
-        )
+        trouble = f"two shards are called {list_some(twice)}, and would become one"
+        raise UserError(f"{trouble}; mask their folders one by one")
     return [Path(shard) for shard in shards]
 
 
@@ -141,11 +140,11 @@ def _fields(content: bytes) -> dict | None:
 
 
 def _with_field(sample: list[Member], name: str, value: str) -> list[Member]:
-    place = next((i for i, member in enumerate(sample) if member.ending == "json"), None)
-    fields = {} if place is None else _fields(sample[place].content) or {}
+    old = next((member for member in sample if member.ending == "json"), None)
+    fields = _fields(old.content) or {} if old else {}
     content = json.dumps({**fields, name: value}).encode()
-    header = tarfile.TarInfo(sample[0].name + ".json") if place is None else sample[place].header
+    header = old.header if old else tarfile.TarInfo(sample[0].name + ".json")
     header.size = len(content)
     header.pax_headers = {key: value for key, value in header.pax_headers.items() if key != "size"}
     member = Member(header, content, sample[0].name, "json")
-    return [*sample, member] if place is None else [*sample[:place], member, *sample[place + 1 :]]
+    return [member if one is old else one for one in sample] if old else [*sample, member]
