@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.prompts import Tokenizer
-from context_i2w.toy_world.prompt_bank import Bank, banks
 from context_i2w.toy_world.scenes import Scene, Thing, pick, random_things, stream_key
 from context_i2w.toy_world.vocabulary import (
     BACKGROUNDS,
@@ -27,6 +26,7 @@ from context_i2w.toy_world.vocabulary import (
     with_article,
 )
 from context_i2w.toy_world.writing import draw_arrays
+from prompt_bank import Bank, banks
 
 BATCH = 256
 

@@ -51,9 +51,9 @@ class PretrainingOptions(Options):
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(PretrainingOptions, argv, prog="python scripts/toy_clip/pretrain.py", description=__doc__)
     import torch  # --help does without
-    from pretraining import pretrain
 
     from context_i2w.model.clip_weights import TOY_FOLDER
+    from pretraining import pretrain
 
     torch.set_num_threads(asked.threads)
     config = json.loads((TOY_FOLDER / "toy_clip.json").read_text())

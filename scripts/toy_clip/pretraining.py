@@ -23,11 +23,11 @@ from tqdm import tqdm
 from context_i2w.model.images import normalised
 from context_i2w.model.prompts import Tokenizer, mark_placeholders
 from context_i2w.toy_world.captions import make_caption, make_masked_pair
-from context_i2w.toy_world.prompt_bank import Bank, banks
 from context_i2w.toy_world.scenes import Scene, random_scene, stream_key
-from context_i2w.toy_world.tiny_clip import WordTable, encode_rows, new_tiny_clip, save_tiny_clip
 from context_i2w.toy_world.writing import draw_arrays
 from context_i2w.training.objective import contrastive_loss
+from prompt_bank import Bank, banks
+from tiny_clip import WordTable, encode_rows, new_tiny_clip, save_tiny_clip
 
 if TYPE_CHECKING:
     from toy_clip.pretrain import Recipe

@@ -29,7 +29,6 @@ class ProbeOptions(Options):
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(ProbeOptions, argv, prog="python scripts/toy_clip/probe.py", description=__doc__)
     from accuracy import Probe, measure  # imports torch, which --help does without
-
     from context_i2w.evaluation.report import write_json
     from context_i2w.model.clip_weights import load_clip
 

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from context_i2w.errors import UserError
 from context_i2w.model.clip_weights import TOY_FOLDER, load_clip, read_state
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template
-from context_i2w.toy_world.prompt_bank import banks
-from context_i2w.toy_world.tiny_clip import WordTable, encode_rows, new_tiny_clip, save_tiny_clip
 from context_i2w.toy_world.vocabulary import REAL
 from toy_clip.accuracy import Probe, measure, single_scenes
 from toy_clip.pretrain import Recipe
 from toy_clip.pretraining import pretrain
+from toy_clip.prompt_bank import banks
+from toy_clip.tiny_clip import WordTable, encode_rows, new_tiny_clip, save_tiny_clip
 
 
 @pytest.fixture(scope="module")

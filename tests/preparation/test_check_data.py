@@ -30,7 +30,7 @@ def test_small_copies_are_whole_but_not_of_the_published_size(data, name):
 def test_published_sizes_are_told_apart(data, monkeypatch):
     lines = data_check.check_benchmark("cirr", data).lines
     assert lines[0] == "all: 150 queries, 90 gallery images (published: 4,181 and 2,297)"
-    small = data_check.Published("CIRR", {"all": (150, 90)}, "CIRR")
+    small = data_check.Published("CIRR", "CIRR", {"all": (150, 90)})
     monkeypatch.setitem(data_check.PUBLISHED, "cirr", small)
     finding = data_check.check_benchmark("cirr", data)
     assert finding.state == data_check.COMPLETE

@@ -19,10 +19,10 @@ from context_i2w.toy_world import Sizes, make_toy_world
 from context_i2w.toy_world.captions import make_caption, make_masked_pair
 from context_i2w.toy_world.drawing import SIZE, draw, draw_with_masks
 from context_i2w.toy_world.outlines import outlines
-from context_i2w.toy_world.prompt_bank import banks
 from context_i2w.toy_world.scenes import random_scene, stream_key
-from context_i2w.toy_world.tiny_clip import WordTable, words
 from context_i2w.toy_world.vocabulary import CONVERTED, DOMAINS, KINDS
+from toy_clip.prompt_bank import banks
+from toy_clip.tiny_clip import WordTable, words
 
 MINI = Sizes.mini()
 COPIES = ("test", "dev")

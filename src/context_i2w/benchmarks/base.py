@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,7 +17,9 @@ from context_i2w.model.images import ImageSource
 from context_i2w.ranking.exact import Ranking
 
 REMEDY = "see data/README.md and run `python scripts/check_data.py`"
+LONGEST = 100_000  # pixels of a box's side
 LISTED = 10  # files named in one error; the check script lists them all
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -85,26 +87,33 @@ def find_file(candidates: Iterable[Path], what: str, remedy: str = REMEDY) -> Pa
     raise UserError(f"no {what}: looked for {', '.join(map(str, candidates))}; {remedy}")
 
 
-def read_json(path: Path, shape: Any = None) -> Any:
-    """A JSON file of the declared shape (files.misfit). Raises UserError naming place and value."""
-    return files.read_json(path, shape, REMEDY)
+def read_json(path: Path, shape: Any) -> Any:
+    """A JSON file of the declared shape (files.misfit), not empty. Raises UserError naming place and value."""
+    return some(files.read_json(path, shape, REMEDY), path)
 
 
-def read_entries(path: Path, **shapes: Any) -> list[dict[str, Any]]:
-    """A JSON list of objects, at least one, that have the named keys of the given shapes."""
-    entries = read_json(path, [shapes])
+def some(entries: Any, path: Path) -> Any:
+    """The entries of a file. Raises UserError if there are none."""
     if not entries:
         raise UserError(f"{path}: no entries; {REMEDY}")
     return entries
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines of a list that are not blank. Raises UserError where it can't be read as UTF-8."""
+def lines_of(path: Path) -> list[tuple[int, str]]:
+    """Number and text of a list's lines, at least one, that are not blank. Raises UserError; UTF-8 is expected."""
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read ({shown(str(error))}); {REMEDY}") from None
-    return ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+    return some([(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()], path)
+
+
+def places(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    """The numbers at which each key stands."""
+    found: dict[Key, list[int]] = {}
+    for number, key in enumerate(keys):
+        found.setdefault(key, []).append(number)
+    return found
 
 
 def index_of(position: dict[str, int], name: str, path: Path, where: str) -> int:

@@ -10,22 +10,15 @@ split has no answers: it makes a submission file.
 
 from __future__ import annotations
 
+import itertools
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-    index_of,
-    read_entries,
-    read_json,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, index_of, read_json
 from context_i2w.benchmarks.options import PROMPTS, CIRCOOptions
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource
@@ -33,20 +26,18 @@ from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import mean_average_precision_at, recall_at
 
-FOLDERS = ("CIRCO", "circo")
 CUTOFFS = (5, 10, 25, 50)
 ASPECT_CUTOFF = 10
 SUBMITTED = 50
 
 
-def load(data_root: str | os.PathLike, options: CIRCOOptions | None = None) -> Benchmark:
+def load(data_root: str | os.PathLike, options: CIRCOOptions) -> Benchmark:
     """Raises UserError if a file is missing or an answer is not in the gallery."""
-    options = options or CIRCOOptions()
-    folders = find_folders(data_root, FOLDERS, "CIRCO")
+    folders = find_folders(data_root, ("CIRCO",), "CIRCO")
     path = find_file([folder / "annotations" / f"{options.split}.json" for folder in folders], "CIRCO queries")
     answers = {"target_img_id": int, "gt_img_ids": [int]} if options.split == "val" else {}
     shapes = {"id": int, "reference_img_id": int, "relative_caption": str, "semantic_aspects?": [str], **answers}
-    entries = read_entries(path, **shapes)
+    entries = read_json(path, [shapes])
     lacking = next((entry["id"] for entry in entries if answers and not entry["gt_img_ids"]), None)
     if lacking is not None:
         raise UserError(f"{path}: id {lacking}: gt_img_ids is empty, at least one answer is expected; {REMEDY}")
@@ -61,20 +52,19 @@ def load(data_root: str | os.PathLike, options: CIRCOOptions | None = None) -> B
         "queries": len(entries),
         "image": "shorter side resized, centre crop",
     }
-    return Benchmark("circo", [group], protocol, None if answers else _submission(group))
+    return Benchmark("circo", [group], protocol, None if answers else partial(_submission, group))
 
 
 def _gallery(folder: Path, data_root: Path) -> tuple[Path, list[int]]:
     """Where the images are, and the ids of all of them in the order of COCO's list."""
     places = [folder / "COCO2017_unlabeled", folder, data_root / "coco"]
-    info = find_file(
-        [place / "annotations" / "image_info_unlabeled2017.json" for place in places], "list of CIRCO images"
-    )
+    lists = [place / "annotations" / "image_info_unlabeled2017.json" for place in places]
+    info = find_file(lists, "list of CIRCO images")
     images = find_file([place / "unlabeled2017" for place in places], "CIRCO images")
-    ids = [image["id"] for image in read_json(info, {"images": [{"id": int}]})["images"]]
+    ids = dict.fromkeys(image["id"] for image in read_json(info, {"images": [{"id": int}]})["images"])
     if not ids:
         raise UserError(f"{info}: no images; {REMEDY}")
-    return images, list(dict.fromkeys(ids))
+    return images, list(ids)
 
 
 def _group(entries: list[dict[str, Any]], path: Path, images: Path, ids: list[int], prompt: str) -> QueryGroup:
@@ -119,17 +109,11 @@ def _group(entries: list[dict[str, Any]], path: Path, images: Path, ids: list[in
 
 def _aspects(entries: list[dict[str, Any]]) -> dict[str, list[int]]:
     """Numbers of the queries that have each semantic aspect."""
-    rows: dict[str, list[int]] = {}
-    for number, entry in enumerate(entries):
-        for aspect in entry.get("semantic_aspects", []):
-            rows.setdefault(aspect, []).append(number)
-    return dict(sorted(rows.items()))
+    aspects = [entry.get("semantic_aspects", []) for entry in entries]
+    every = sorted(set(itertools.chain.from_iterable(aspects)))
+    return {aspect: [number for number, listed in enumerate(aspects) if aspect in listed] for aspect in every}
 
 
-def _submission(group: QueryGroup):
-    def submission(ranking: Ranking) -> dict[str, Any]:
-        top = ranking.top(SUBMITTED).tolist()
-        lists = {query: [int(group.gallery_names[index]) for index in row] for query, row in zip(group.query_ids, top)}
-        return {"test": lists}
-
-    return submission
+def _submission(group: QueryGroup, ranking: Ranking) -> dict[str, Any]:
+    tops = zip(group.query_ids, ranking.top(SUBMITTED).tolist())
+    return {"test": {query: [int(group.gallery_names[index]) for index in top] for query, top in tops}}

@@ -11,22 +11,14 @@ other five members of the query's image set. The test split has no answers: it m
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import (
-    REMEDY,
-    Benchmark,
-    QueryGroup,
-    find_file,
-    find_folders,
-    index_of,
-    read_entries,
-    read_json,
-)
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, index_of, read_json
 from context_i2w.benchmarks.options import PROMPTS, CIRROptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName
@@ -35,147 +27,118 @@ from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_at
 
-FOLDERS = ("CIRR", "cirr", "cirr_dataset")
 IMAGE_FOLDERS = ("", "img_raw", "images", "nlvr2", "nlvr2/images")
 CUTOFFS = (1, 5, 10, 50, 100)
 SUBSET_CUTOFFS = (1, 2, 3)
 SUBMITTED, SUBMITTED_SUBSET = 50, 3
 
 
-@dataclass(frozen=True)
-class Files:
-    captions: Path
-    split: Path
-    image_folders: list[Path]
+def load(split: str, data_root: str | os.PathLike, options: CIRROptions) -> Benchmark:
+    """Queries and images in the public data: val 4,181 and 2,297; test1, without answers, 4,148 and 2,315.
 
-
-def load(data_root: str | os.PathLike, options: CIRROptions | None = None) -> Benchmark:
-    """The validation split, 4,181 queries over 2,297 images in the public data. Raises UserError."""
-    return _load(data_root, "val", options or CIRROptions())
-
-
-def load_test(data_root: str | os.PathLike, options: CIRROptions | None = None) -> Benchmark:
-    """The test split without answers, 4,148 queries over 2,315 images. Raises UserError."""
-    return _load(data_root, "test1", options or CIRROptions())
-
-
-def find_files(data_root: str | os.PathLike, split: str) -> Files:
-    """Where captions, split file and images are, in any of the layouts met in the wild."""
-    roots = [folder / inner for folder in find_folders(data_root, FOLDERS, "CIRR") for inner in ("", "cirr")]
-    captions = find_file([root / "captions" / f"cap.rc2.{split}.json" for root in roots], "CIRR captions")
-    annotations = captions.parent.parent
-    splits = [root / "image_splits" / f"split.rc2.{split}.json" for root in (annotations, *roots)]
-    bases = dict.fromkeys([annotations, annotations.parent, *roots])
-    folders = [base / inner for base in bases for inner in IMAGE_FOLDERS]
-    return Files(captions, find_file(splits, "CIRR split file"), folders)
-
-
-def _load(data_root: str | os.PathLike, split: str, options: CIRROptions) -> Benchmark:
-    files = find_files(data_root, split)
-    shapes = {"reference": FileName, "caption": str, "pairid": int | str, "img_set": {"members": [str]}}
-    entries = read_entries(files.captions, **shapes, **{"target_hard" + ("" if split == "val" else "?"): str})
-    paths = read_json(files.split, {str: FileName})
-    if not paths:
-        raise UserError(f"{files.split}: no images; a mapping from names to image files is expected; {REMEDY}")
-    group = _group(entries, paths, files, PROMPTS[options.prompt])
-    name = "cirr" if split == "val" else "cirr_test"
+    Raises UserError.
+    """
+    path, split_file, folders = _find_files(data_root, split)
+    answer = {"target_hard" if split == "val" else "target_hard?": str}
+    shape = {"reference": FileName, "caption": str, "pairid": int | str, "img_set": {"members": [str]}} | answer
+    entries = read_json(path, [shape])
+    gallery = _gallery(read_json(split_file, {str: FileName}), folders)
+    position = {name: index for index, name in enumerate(gallery)}
+    targets, members = zip(*(_answer(entry, position, path) for entry in entries))
+    group = _group(entries, gallery, [] if None in targets else targets, members, PROMPTS[options.prompt])
     protocol = {
         "split": split,
         "prompt": PROMPTS[options.prompt],
         "prompt variant": options.prompt,
-        "gallery": f"whole split file, {len(paths)} images, reference removed",
+        "gallery": f"whole split file, {len(gallery)} images, reference removed",
         "metric": "Recall@K; R_subset@K over the other five members of the image set",
         "queries": len(entries),
         "image": "shorter side resized, centre crop",
     }
-    submission = _submission(group, entries, files.captions) if split == "test1" else None
-    return Benchmark(name, [group], protocol, submission)
+    if split == "val":
+        return Benchmark("cirr", [group], protocol)
+    if len(set(group.query_ids)) < len(entries):
+        raise UserError(f"{path}: a pairid comes twice, and the submission could hold it once; {REMEDY}")
+    return Benchmark("cirr_test", [group], protocol, partial(_submission, group, members))
 
 
-def _group(entries: list[dict[str, Any]], paths: dict[str, str], files: Files, prompt: str) -> QueryGroup:
-    names = list(paths)
-    position = {name: index for index, name in enumerate(names)}
-    first = next(iter(paths.values()))
-    folders = sorted(files.image_folders, key=lambda folder: not os.path.isfile(folder / first))
-    gallery = [ImageSource(_resolve(path, folders)) for path in paths.values()]
-    targets = _targets(entries, position, files.captions)
-    members = [_others(entry, position, files.captions) for entry in entries]
-    excluded = torch.tensor([position.get(entry["reference"], -1) for entry in entries])
+def _find_files(data_root: str | os.PathLike, split: str) -> tuple[Path, Path, list[Path]]:
+    """Captions, split file and the folders where images may be, in any of the layouts met in the wild."""
+    found = find_folders(data_root, ("CIRR", "cirr_dataset"), "CIRR")
+    roots = [folder / inner for folder in found for inner in ("", "cirr")]
+    captions = find_file([root / "captions" / f"cap.rc2.{split}.json" for root in roots], "CIRR captions")
+    annotations = captions.parent.parent
+    splits = [root / "image_splits" / f"split.rc2.{split}.json" for root in (annotations, *roots)]
+    bases = dict.fromkeys([annotations, annotations.parent, *roots])
+    return captions, find_file(splits, "CIRR split file"), [base / inner for base in bases for inner in IMAGE_FOLDERS]
+
+
+def _gallery(images: dict[str, str], folders: list[Path]) -> dict[str, ImageSource]:
+    """The images of the split file by name; one that is in no folder is reported as missing with all others."""
+    first = next(iter(images.values()))
+    folders = sorted(folders, key=lambda folder: not os.path.isfile(folder / first))
+
+    def source(image: str) -> ImageSource:
+        places = [os.fspath(folder / image) for folder in folders]
+        return ImageSource(next(filter(os.path.isfile, places), places[0]))
+
+    return {name: source(image) for name, image in images.items()}
+
+
+def _answer(entry: dict[str, Any], position: dict[str, int], path: Path) -> tuple[int | None, list[int]]:
+    """Gallery indices of the answer, None where it is not known, and of the image set without the reference."""
+    where, target = f"pairid {entry['pairid']}", entry.get("target_hard")
+    names = [name for name in dict.fromkeys(entry["img_set"]["members"]) if name != entry["reference"]]
+    answer = None if target is None else index_of(position, target, path, where)
+    if target == entry["reference"]:
+        raise UserError(f"{path}: {where}: target and reference are the same image")
+    others = [index_of(position, name, path, f"{where}, img_set") for name in names]
+    if answer is not None and target not in names:
+        raise UserError(f"{path}: {where}: target_hard is not in img_set; {REMEDY}")
+    return answer, others
+
+
+def _group(
+    entries: list[dict[str, Any]],
+    gallery: dict[str, ImageSource],
+    targets: Sequence[int],
+    members: Sequence[list[int]],
+    prompt: str,
+) -> QueryGroup:
+    names, sources = list(gallery), list(gallery.values())
+    neighbour = Path(sources[0].path)  # a reference outside of the gallery lies beside the gallery's images
+
+    def reference(name: str) -> ImageSource:
+        return gallery.get(name, ImageSource(os.fspath(neighbour.parent / (name + neighbour.suffix))))
 
     def score(ranking: Ranking) -> dict[str, float]:
-        if not targets:
-            return {}
         wanted = torch.tensor(targets)
-        subset_ranks = ranking.among(members).ranks(wanted)
-        recalls = recall_at(ranking.ranks(wanted), CUTOFFS)
-        return recalls | recall_at(subset_ranks, SUBSET_CUTOFFS, "R_subset@{}")
+        subset = ranking.among(members).ranks(wanted)
+        return recall_at(ranking.ranks(wanted), CUTOFFS) | recall_at(subset, SUBSET_CUTOFFS, "R_subset@{}")
 
+    position = {name: index for index, name in enumerate(names)}
     return QueryGroup(
         name="all",
-        gallery=gallery,
+        gallery=sources,
         gallery_names=names,
-        references=[_reference(entry["reference"], position, gallery) for entry in entries],
+        references=[reference(entry["reference"]) for entry in entries],
         query_ids=[str(entry["pairid"]) for entry in entries],
         prompts=[(fill(prompt, caption=entry["caption"]),) for entry in entries],
         texts=[(fill("{caption}", caption=entry["caption"]),) for entry in entries],
         positives=[(target,) for target in targets] or [()] * len(entries),
-        score=score,
-        excluded=excluded,
+        score=score if targets else lambda ranking: {},
+        excluded=torch.tensor([position.get(entry["reference"], -1) for entry in entries]),
     )
 
 
-def _resolve(path: str, folders: list[Path]) -> str:
-    for folder in folders:
-        if os.path.isfile(folder / path):
-            return os.fspath(folder / path)
-    return os.fspath(folders[0] / path)  # reported as missing with all others
-
-
-def _reference(name: str, position: dict[str, int], gallery: list[ImageSource]) -> ImageSource:
-    """A reference outside the gallery lies beside the gallery's images."""
-    if name in position:
-        return gallery[position[name]]
-    neighbour = Path(gallery[0].path)
-    return ImageSource(os.fspath(neighbour.parent / (name + neighbour.suffix)))
-
-
-def _targets(entries: list[dict[str, Any]], position: dict[str, int], path: Path) -> list[int]:
-    """Gallery index of each answer; empty for the test split."""
-    targets = []
-    for entry in entries:
-        if "target_hard" not in entry:
-            return []
-        targets.append(index_of(position, entry["target_hard"], path, f"pairid {entry['pairid']}"))
-        if entry["target_hard"] == entry["reference"]:
-            raise UserError(f"{path}: pairid {entry['pairid']}: target and reference are the same image")
-    return targets
-
-
-def _others(entry: dict[str, Any], position: dict[str, int], path: Path) -> list[int]:
-    """Gallery indices of the image set without the reference."""
-    names = [name for name in dict.fromkeys(entry["img_set"]["members"]) if name != entry["reference"]]
-    others = [index_of(position, name, path, f"pairid {entry['pairid']}, img_set") for name in names]
-    if "target_hard" in entry and entry["target_hard"] not in names:
-        raise UserError(f"{path}: pairid {entry['pairid']}: target_hard is not in img_set; {REMEDY}")
-    return others
-
-
-def _submission(group: QueryGroup, entries: list[dict[str, Any]], path: Path):
+def _submission(group: QueryGroup, members: Sequence[list[int]], ranking: Ranking) -> dict[str, Any]:
     """The two files of the test server: 50 names per pair over the gallery, 3 over the image set."""
-    if len(set(group.query_ids)) < len(group.query_ids):
-        raise UserError(f"{path}: a pairid comes twice, and the submission could hold it once; {REMEDY}")
-    position = {name: index for index, name in enumerate(group.gallery_names)}
-
-    def submission(ranking: Ranking) -> dict[str, Any]:
-        members = [_others(entry, position, path) for entry in entries]
-        tops = {"recall": ranking.top(SUBMITTED), "recall_subset": ranking.among(members).top(SUBMITTED_SUBSET)}
-        files = {}
-        for metric, top in tops.items():
-            lists = {
-                pair: [group.gallery_names[index] for index in row if index >= 0]
-                for pair, row in zip(group.query_ids, top.tolist())
-            }
-            files[metric] = {"version": "rc2", "metric": metric} | lists
-        return files
-
-    return submission
+    tops = {"recall": ranking.top(SUBMITTED), "recall_subset": ranking.among(members).top(SUBMITTED_SUBSET)}
+    files = {}
+    for metric, top in tops.items():
+        lists = {
+            pair: [group.gallery_names[index] for index in row if index >= 0]
+            for pair, row in zip(group.query_ids, top.tolist())
+        }
+        files[metric] = {"version": "rc2", "metric": metric} | lists
+    return files

@@ -10,12 +10,12 @@ The query is the masked image's region, resized to a square without cropping.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders
+from context_i2w.benchmarks.base import LONGEST, REMEDY, Benchmark, QueryGroup, find_file, find_folders, some
 from context_i2w.benchmarks.options import ENDINGS, COCOOptions
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
@@ -25,28 +25,24 @@ from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import rank_statistics, recall_at
 
-FOLDERS = ("coco",)
 LIST = "coco_eval.csv"
 COLUMNS = ("id", "query_regions", "query_class", "classes")
 PROMPT = "a photo of [*] and {object} and {others}"
 TEXT = "a photo of {object} and {others}"
-MOST_PIXELS = 100_000  # of a side
 CUTOFFS = (1, 5, 10, 50, 100)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     name: str
     box: tuple[int, int, int, int]
     query_class: str
     others: list[str]
 
 
-def load(data_root: str | os.PathLike, options: COCOOptions | None = None) -> Benchmark:
+def load(data_root: str | os.PathLike, options: COCOOptions) -> Benchmark:
     """About 4,766 queries, each with its own image as the one target. Raises UserError."""
-    options = options or COCOOptions()
     remedy = "make it by `python scripts/prepare_coco.py`"
-    folders = find_folders(data_root, FOLDERS, "COCO")
+    folders = find_folders(data_root, ("coco",), "COCO")
     path = find_file([folder / LIST for folder in folders], "COCO query list", remedy)
     masked = find_file([path.parent / "val2017_masked"], "masked COCO images", remedy)
     images = find_file([path.parent / "val2017"], "COCO images")
@@ -68,9 +64,7 @@ def read_list(path: Path) -> list[Row]:
     absent = [column for column in COLUMNS if column not in table.columns]
     if absent:
         raise UserError(f"{path}: no column {', '.join(absent)}; {REMEDY}")
-    if not len(table):
-        raise UserError(f"{path}: no rows; {REMEDY}")
-    rows = zip(*(table.columns[column] for column in COLUMNS))
+    rows = some(list(zip(*(table.columns[column] for column in COLUMNS))), path)
     return [_row(f"{path}, row {number}", *row) for number, row in enumerate(rows, 1)]
 
 
@@ -78,7 +72,7 @@ def _row(where: str, name: str, region: str, query_class: str, classes: str) -> 
     try:
         # Truncation may leave a thin object no pixel: its region is then black, as in the published code.
         x1, y1, x2, y2 = (int(float(value)) for value in region.split(";"))
-        if max(map(abs, (x1, y1, x2, y2))) > MOST_PIXELS or x2 < x1 or y2 < y1:
+        if max(map(abs, (x1, y1, x2, y2))) > LONGEST or x2 < x1 or y2 < y1:
             raise ValueError
     except (ValueError, OverflowError):
         raise UserError(f"{where}: box {shown(repr(region))} is not x1;y1;x2;y2 in pixels; {REMEDY}") from None

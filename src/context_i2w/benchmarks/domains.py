@@ -16,15 +16,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from context_i2w.benchmarks import imagenet
-from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, plain, read_lines
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, lines_of, places, plain
 from context_i2w.benchmarks.imagenet_lists import DOMAINS, PER_DOMAIN, REAL
-from context_i2w.benchmarks.options import NoVariants
+from context_i2w.command_line import Options
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, misfit, shown
 from context_i2w.model.images import ImageSource
@@ -35,11 +34,9 @@ from context_i2w.ranking.metrics import domain_recall_and_precision, mean_averag
 PROMPT, TEXT = "a {word} of [*]", "{word}"
 
 
-@dataclass(frozen=True)
-class DomainSet:
+class DomainSet(NamedTuple):
     """lists: of queries and of the database. words: for each domain the word that names it in a text."""
 
-    mode: str
     title: str
     folder: str
     lists: tuple[str, str]
@@ -56,10 +53,10 @@ _NICO = {"autumn": "autumn", "dim": "dimlight"} | _same("grass", "outdoor", "roc
 _MINIDN = _same("clipart", "painting") | {"real": "photo", "sketch": "sketch"}
 _IMAGENET_R = {"real": "photo"} | _same(*DOMAINS)
 SETS = {
-    "nico": DomainSet("nico", "NICO++", "nico", _TWO, _NICO, (50, 100)),
-    "minidn": DomainSet("minidn", "Mini-DomainNet", "minidn", _TWO, _MINIDN, (50, 100)),
-    "ltll": DomainSet("ltll", "LTLL", "ltll", _ONE, {"New": "Today", "Old": "Archive"}, (5, 10)),
-    "imagenet-r-all": DomainSet("imagenet-r-all", "ImageNet-R", "imagenet_r", _ONE, _IMAGENET_R, (10, 50)),
+    "nico": DomainSet("NICO++", "nico", _TWO, _NICO, (50, 100)),
+    "minidn": DomainSet("Mini-DomainNet", "minidn", _TWO, _MINIDN, (50, 100)),
+    "ltll": DomainSet("LTLL", "ltll", _ONE, {"New": "Today", "Old": "Archive"}, (5, 10)),
+    "imagenet-r-all": DomainSet("ImageNet-R", "imagenet_r", _ONE, _IMAGENET_R, (10, 50)),
 }
 
 
@@ -70,24 +67,31 @@ class Image(NamedTuple):
     label: str
 
 
-def load(mode: str, data_root: str | os.PathLike, options: NoVariants | None = None) -> Benchmark:
+def load(mode: str, data_root: str | os.PathLike, options: Options) -> Benchmark:
     """The data set of that `--eval-mode`. Raises UserError if a list is missing or a line of it can't be read."""
     kind = SETS[mode]
-    if kind.mode == "imagenet-r-all" and not _has_folder(data_root, kind):
+    try:
+        folder = find_folders(data_root, (kind.folder,), kind.title)[0]
+    except UserError:
+        if mode != "imagenet-r-all":
+            raise
         queries = database = _from_imagenet(data_root)
         source = "those of imgnet"
     else:
-        folder = find_folders(data_root, (kind.folder,), kind.title)[0]
         paths = [find_file([folder / name], f"list of {kind.title}") for name in kind.lists]
-        queries, database = (read_list(path, folder, kind) for path in paths)
+        queries, database = (read_list(path, folder, kind.words) for path in paths)
         source = "published lists"
     targets = {image.domain for image in database}
     sources = {image.domain for image in queries}
     pairs = [pair for pair in permutations(kind.words, 2) if pair[0] in sources and pair[1] in targets]
     if not pairs:
         raise UserError(f"{kind.title}: no two domains in the lists; {REMEDY}")
-    gallery = [ImageSource(image.path) for image in database]
-    names = [image.name for image in database]
+    gallery = {
+        "gallery": [ImageSource(image.path) for image in database],
+        "gallery_names": [image.name for image in database],
+    }
+    answers = places((image.domain, image.label) for image in database)
+    groups = [_group(*pair, kind, queries, answers, gallery) for pair in pairs]
     protocol = {
         "prompt": PROMPT,
         "gallery": f"{len(database)} images, nothing removed",
@@ -98,24 +102,12 @@ def load(mode: str, data_root: str | os.PathLike, options: NoVariants | None = N
         "image": "shorter side resized, centre crop",
         "sets": source,
     }
-    return Benchmark(kind.mode, [_group(kind, *pair, queries, database, gallery, names) for pair in pairs], protocol)
+    return Benchmark(mode, groups, protocol)
 
 
-def _group(
-    kind: DomainSet,
-    source: str,
-    target: str,
-    queries: list[Image],
-    database: list[Image],
-    gallery: list[ImageSource],
-    names: list[str],
-) -> QueryGroup:
+def _group(source: str, target: str, kind: DomainSet, queries: list[Image], answers: dict, gallery: dict) -> QueryGroup:
     asked = [image for image in queries if image.domain == source]
-    answers: dict[str, list[int]] = {}
-    for index, image in enumerate(database):
-        if image.domain == target:
-            answers.setdefault(image.label, []).append(index)
-    positives = [answers.get(image.label, []) for image in asked]
+    positives = [answers.get((target, image.label), []) for image in asked]
 
     def score(ranking: Ranking) -> dict[str, float]:
         ranks = ranking.ranks_of(positives)
@@ -124,8 +116,7 @@ def _group(
     word = kind.words[target]
     return QueryGroup(
         name=f"{source} to {target}",
-        gallery=gallery,
-        gallery_names=names,
+        **gallery,
         references=[ImageSource(image.path) for image in asked],
         query_ids=[image.name for image in asked],
         prompts=[(fill(PROMPT, word=word),)] * len(asked),
@@ -135,20 +126,15 @@ def _group(
     )
 
 
-def read_list(path: Path, folder: Path, kind: DomainSet) -> list[Image]:
+def read_list(path: Path, folder: Path, domains: Mapping[str, str]) -> list[Image]:
     """Raises UserError for a line that isn't `path domain class` or names an unknown domain."""
     images, find = [], _Finder(folder)
-    for number, line in read_lines(path):
+    for number, line in lines_of(path):
         fields = line.split()
-        if len(fields) != 3 or fields[1] not in kind.words or misfit(fields[0], FileName):
-            domains = ", ".join(kind.words)
-            raise UserError(
-                f"{path}:{number}: `path domain class` is expected, the domain one of {domains}, found "
-                f"{shown(repr(line))}; {REMEDY}"
-            )
+        if len(fields) != 3 or fields[1] not in domains or misfit(fields[0], FileName):
+            wanted = f"`path domain class` is expected, the domain one of {', '.join(domains)}"
+            raise UserError(f"{path}:{number}: {wanted}, found {shown(repr(line))}; {REMEDY}")
         images.append(Image(fields[0], find(fields[0]), *fields[1:]))
-    if not images:
-        raise UserError(f"{path}: no entries; {REMEDY}")
     return images
 
 
@@ -176,15 +162,7 @@ class _Finder:
         return self.spellings[folder].get(name, name)
 
 
-def _has_folder(data_root: str | os.PathLike, kind: DomainSet) -> bool:
-    try:
-        return bool(find_folders(data_root, (kind.folder,), kind.title))
-    except UserError:
-        return False
-
-
 def _from_imagenet(data_root: str | os.PathLike) -> list[Image]:
-    images = imagenet.read_sets(data_root)[1]
     domains = dict(enumerate(DOMAINS)) | {REAL: "real"}
-    labels = [(domains.get(n // PER_DOMAIN, ""), str(n % PER_DOMAIN)) for n in images.labels.tolist()]
-    return [Image(*image, *label) for image, label in zip(zip(images.names, images.paths), labels, strict=True)]
+    labelled = [(image, *divmod(image.label, PER_DOMAIN)) for image in imagenet.read_sets(data_root)[1]]
+    return [Image(image.name, image.path, domains.get(domain, ""), str(label)) for image, domain, label in labelled]

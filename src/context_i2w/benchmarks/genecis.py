@@ -19,40 +19,36 @@ from typing import Any
 
 import torch
 
-from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, read_entries
+from context_i2w.benchmarks.base import LONGEST, REMEDY, Benchmark, QueryGroup, find_file, find_folders, read_json
 from context_i2w.benchmarks.options import PROMPTS, GeneCISOptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, shown
 from context_i2w.model.images import ImageSource
 from context_i2w.model.prompts import fill
-from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import recall_at
 
-FOLDERS = ("genecis",)
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
 DILATION = 0.7
-MOST_PIXELS = 100_000  # of a side
 CUTOFFS = (1, 2, 3)
 GENOME_FOLDERS = ("VG_100K", "VG_100K_2", "VG_100K_all", "visual_genome/VG_100K", "visual_genome/VG_100K_2")
-
-
 OBJECT = {"val_image_id": int | str}
 ATTRIBUTE = {"image_id": int | FileName, "instance_bbox": [float]}
+Source = Callable[[dict[str, Any]], ImageSource]
 
 
-def load(data_root: str | os.PathLike, options: GeneCISOptions | None = None) -> Benchmark:
+def load(data_root: str | os.PathLike, options: GeneCISOptions) -> Benchmark:
     """The tasks as groups. Raises UserError."""
-    options = options or GeneCISOptions()
-    folders = find_folders(data_root, FOLDERS, "GeneCIS")
+    folders = find_folders(data_root, ("genecis",), "GeneCIS")
     groups = []
     for task in TASKS:
-        attribute = task.endswith("attribute")
-        if options.tasks not in ("all", task.partition("_")[2]):
+        kind = task.partition("_")[2]
+        if options.tasks not in ("all", kind):
             continue
+        attribute = kind == "attribute"
         remedy = f"--genecis-tasks {'object' if attribute else 'attribute'} does without; {REMEDY}"
         path = find_file([folder / f"{task}.json" for folder in folders], f"GeneCIS {task}", remedy)
         image = ATTRIBUTE if attribute else OBJECT
-        entries = read_entries(path, condition=str, reference=image, target=image, gallery=[image])
+        entries = read_json(path, [{"condition": str, "reference": image, "target": image, "gallery": [image]}])
         source = _genome(path.parent, Path(data_root)) if attribute else _coco(path.parent, Path(data_root))
         groups.append(_group(task, entries, path, source, PROMPTS[options.prompt]))
     protocol = {
@@ -66,9 +62,6 @@ def load(data_root: str | os.PathLike, options: GeneCISOptions | None = None) ->
     return Benchmark("genecis", groups, protocol)
 
 
-Source = Callable[[dict[str, Any]], ImageSource]
-
-
 def _coco(folder: Path, data_root: Path) -> Source:
     images = find_file([data_root / "coco" / "val2017", folder / "val2017"], "COCO images of GeneCIS")
     return lambda item: ImageSource(os.fspath(images / f"{int(item['val_image_id']):012d}.jpg"))
@@ -77,19 +70,18 @@ def _coco(folder: Path, data_root: Path) -> Source:
 def _genome(folder: Path, data_root: Path) -> Source:
     """Visual Genome comes in two folders; a listing tells where an image is."""
     places = [base / name for base in (folder, data_root) for name in GENOME_FOLDERS]
-    remedy = f"--genecis-tasks object does without; {REMEDY}"
-    first = find_file(places, "Visual Genome images of GeneCIS", remedy)
+    first = find_file(places, "Visual Genome images of GeneCIS", f"--genecis-tasks object does without; {REMEDY}")
     files = {name: os.fspath(place / name) for place in places if place.is_dir() for name in os.listdir(place)}
 
     def source(item: dict[str, Any]) -> ImageSource:
         x, y, width, height = item["instance_bbox"]
-        if max(map(abs, item["instance_bbox"])) > MOST_PIXELS or min(width, height) < 0:
+        if max(map(abs, item["instance_bbox"])) > LONGEST or min(width, height) < 0:
             raise ValueError(f"{item['instance_bbox']} is not x, y, width, height in pixels")
         left, top = max(0, x - DILATION * width), max(0, y - DILATION * height)
         part = left, top, left + (1 + DILATION) * width, top + (1 + DILATION) * height  # the image's border cuts it
-        box = tuple(round(value) for value in part)
+        x1, y1, x2, y2 = map(round, part)
         name = f"{item['image_id']}.jpg"
-        return ImageSource(files.get(name, os.fspath(first / name)), box, "black-square")
+        return ImageSource(files.get(name, os.fspath(first / name)), (x1, y1, x2, y2), "black-square")
 
     return source
 
@@ -117,13 +109,9 @@ def _group(task: str, entries: list[dict[str, Any]], path: Path, source: Source,
         prompts=[(fill(prompt, caption=entry["condition"]),) for entry in entries],
         texts=[(fill("{caption}", caption=entry["condition"]),) for entry in entries],
         positives=[(target,) for target in wanted],
-        score=lambda ranking: _score(ranking, wanted),
+        score=lambda ranking: recall_at(ranking.ranks(torch.tensor(wanted)), CUTOFFS),
         candidates=candidates,
     )
-
-
-def _score(ranking: Ranking, wanted: list[int]) -> dict[str, float]:
-    return recall_at(ranking.ranks(torch.tensor(wanted)), CUTOFFS)
 
 
 def _name(item: ImageSource) -> str:

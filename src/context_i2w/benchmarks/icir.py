@@ -10,11 +10,12 @@ Source: arXiv 2510.25387.
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders
+from context_i2w.benchmarks.base import REMEDY, Benchmark, QueryGroup, find_file, find_folders, places, some
 from context_i2w.benchmarks.options import PROMPTS, ICIROptions
 from context_i2w.errors import UserError
 from context_i2w.files import FileName, misfit, shown
@@ -23,8 +24,6 @@ from context_i2w.model.prompts import fill
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import mean_average_precision_by_instance
 
-FOLDERS = ("icir",)
-
 
 class Line(NamedTuple):
     image: str  # path, from the folder that holds `icir/`
@@ -32,15 +31,16 @@ class Line(NamedTuple):
     instance: str
 
 
-def load(data_root: str | os.PathLike, options: ICIROptions | None = None) -> Benchmark:
+def load(data_root: str | os.PathLike, options: ICIROptions) -> Benchmark:
     """1,883 queries over about 750,000 images of 202 instances in the public data. Raises UserError."""
-    options = options or ICIROptions()
-    folder = find_folders(data_root, FOLDERS, "i-CIR")[0]
+    folder = find_folders(data_root, ("icir",), "i-CIR")[0]
     query_list = find_file([folder / "query_files.csv"], "i-CIR queries")
-    queries = read_lines(query_list)
-    database = read_lines(find_file([folder / "database_files.csv"], "i-CIR database"))
-    database.sort(key=_order(database))  # stable: each instance a part of the gallery, in the order of the file
-    spans = _spans(database)
+    queries = read_list(query_list)
+    database = read_list(find_file([folder / "database_files.csv"], "i-CIR database"))
+    instances = places(line.instance for line in database)  # each a part of the gallery, in the order of the file
+    database = [database[place] for place in itertools.chain.from_iterable(instances.values())]
+    ends = itertools.accumulate(map(len, instances.values()))
+    spans = {name: range(end - len(lines), end) for (name, lines), end in zip(instances.items(), ends)}
     for query in queries:
         if query.instance not in spans:
             raise UserError(f"{query_list}: {query.image}: no database line of instance {query.instance!r}; {REMEDY}")
@@ -56,46 +56,23 @@ def load(data_root: str | os.PathLike, options: ICIROptions | None = None) -> Be
     return Benchmark("icir", [_group(queries, database, spans, folder, prompt)], protocol)
 
 
-def read_lines(path: Path) -> list[Line]:
+def read_list(path: Path) -> list[Line]:
     """Raises UserError for a line of other than three fields; a text that holds a comma stands in quotes."""
-    lines = []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            for fields in reader:
-                if fields and (len(fields) != 3 or "\n" in "".join(fields) or misfit(fields[0], FileName)):
-                    found = shown(",".join(fields))
-                    raise UserError(
-                        f"{path}:{reader.line_num}: `image_path,text,instance` is expected, found {found!r}; "
-                        "put a text that holds a comma or quotes in quotes"
-                    )
-                lines += [Line(*fields)] if fields else []
+            rows = [(reader.line_num, fields) for fields in reader if fields]
     except (csv.Error, ValueError, OSError) as error:
         raise UserError(f"{path}: can't be read as CSV ({error}); {REMEDY}") from None
-    if not lines:
-        raise UserError(f"{path}: no entries; {REMEDY}")
-    return lines
-
-
-def _order(database: list[Line]):
-    numbers: dict[str, int] = {}
-    for line in database:
-        numbers.setdefault(line.instance, len(numbers))
-    return lambda line: numbers[line.instance]
-
-
-def _spans(database: list[Line]) -> dict[str, range]:
-    """Where each instance's lines are in the ordered database."""
-    starts: dict[str, int] = {}
-    for index, line in enumerate(database):
-        starts.setdefault(line.instance, index)
-    return dict(zip(starts, map(range, starts.values(), [*list(starts.values())[1:], len(database)]), strict=True))
+    for number, fields in some(rows, path):
+        if len(fields) != 3 or "\n" in "".join(fields) or misfit(fields[0], FileName):
+            trouble = f"`image_path,text,instance` is expected, found {shown(','.join(fields))!r}"
+            raise UserError(f"{path}:{number}: {trouble}; put a text that holds a comma or quotes in quotes")
+    return [Line(*fields) for _, fields in rows]
 
 
 def _group(queries: list[Line], database: list[Line], spans: dict[str, range], folder: Path, prompt: str) -> QueryGroup:
-    answers: dict[tuple[str, str], list[int]] = {}
-    for index, line in enumerate(database):
-        answers.setdefault((line.instance, line.text), []).append(index)
+    answers = places((line.instance, line.text) for line in database)
     positives = [answers.get((query.instance, query.text), []) for query in queries]
     instances = [query.instance for query in queries]
 

@@ -6,12 +6,18 @@ The query photos are in both lists, with the class alone as queries and as domai
 from collections.abc import Mapping
 from pathlib import Path
 
-from context_i2w.files import write_text
+from context_i2w.files import is_hidden, write_text
 
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
 REAL = 6  # domain number of the query photos
 PER_DOMAIN = 1000
 QUERY_LIST, TARGET_LIST = "imgnet_real_query.txt", "imgnet_targets.txt"
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder by name; none where it is not there."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in found if file.suffix.lower() in (".jpg", ".jpeg", ".png") and not is_hidden(file))
 
 
 def label_of(domain: str, number: int) -> int:

@@ -75,11 +75,6 @@ class ICIROptions(Options):
     prompt: str = option("paper", "prompt; none is published for pseudo-words", choices=PROMPTS, flag="icir-prompt")
 
 
-@dataclass(frozen=True)
-class NoVariants(Options):
-    """Of a protocol that has no variants in the literature."""
-
-
 PREPARATIONS = {
     "centre": "shorter side resized, centre crop",
     "pad": "padded in black to a ratio of 1.25, then shorter side resized, centre crop (SEARLE's default)",
@@ -113,7 +108,7 @@ class Kind:
     """
 
     function: str
-    options: type = NoVariants
+    options: type = Options  # without variants in the literature
     measure: str = "R@1"
     of: tuple[str, ...] = ()
 
@@ -127,8 +122,8 @@ class Kind:
 BENCHMARKS = {
     "coco": Kind("coco:load", COCOOptions),
     "imgnet": Kind("imagenet:load", measure="R@10"),
-    "cirr": Kind("cirr:load", CIRROptions),
-    "cirr_test": Kind("cirr:load_test", CIRROptions),
+    "cirr": Kind("cirr:load", CIRROptions, of=("val",)),
+    "cirr_test": Kind("cirr:load", CIRROptions, of=("test1",)),
     "fashion": Kind("fashioniq:load", FashionIQOptions, "R@10"),
     "circo": Kind("circo:load", CIRCOOptions, "mAP@5"),
     "genecis": Kind("genecis:load", GeneCISOptions),

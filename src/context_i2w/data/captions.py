@@ -68,12 +68,8 @@ def read_captions(path: Path, columns: ListColumns) -> Strings:
 
 
 def _read(path: Path, columns: ListColumns) -> Strings:
-    table = read_table(path, columns.separator, errors="replace")
-    names = [columns.caption, *GOOGLE_COLUMNS[:1]] if columns.caption == ListColumns.caption else [columns.caption]
-    name = next((name for name in names if name in table.columns), None)
-    if name is None:
-        wanted = " or ".join(map(repr, names))
-        raise UserError(f"{path}: no column {wanted}; found {table.found}; give the right name with --caption-column")
-    if not len(table):
+    others = GOOGLE_COLUMNS[:1] if columns.caption == ListColumns.caption else []
+    captions = read_table(path, columns.separator, errors="replace").captions(columns.caption, *others)
+    if not captions:
         raise UserError(f"{path}: the list has no rows")
-    return Strings(table.columns[name])
+    return Strings(captions)

@@ -42,6 +42,11 @@ class Reader:
     def context_length(self) -> int:
         return self.clip.sizes.context_length
 
+    @property
+    def batches(self) -> tuple[int, int, Process]:
+        """What a source of batches asks of its reader."""
+        return self.batch_size, self.seed, self.process
+
 
 def check_data(options: DataOptions) -> None:
     """What can be seen without CLIP. Raises UserError for missing lists and for options that exclude each other."""
@@ -85,22 +90,12 @@ def kept(options: DataOptions) -> CacheOptions:
 
 
 def _open(data: str, options: DataOptions, reader: Reader, crop: bool) -> PairSource:
-    if is_shards(data):
-        prepare = TrainPreparation(reader.preparation(options.image_reader), crop, options.view)
-        tokenizer = Tokenizer(reader.context_length)
-        return ShardSource(
-            data,
-            options.columns.masked,
-            prepare,
-            tokenizer,
-            reader.batch_size,
-            reader.seed,
-            reader.process,
-            options.workers,
-            options.shards,
-        )
-    pairs = _pairs(data, options, reader, crop)
-    return ListSource(pairs, len(pairs.pairs), reader.batch_size, reader.seed, reader.process, options.workers)
+    if not is_shards(data):
+        pairs = _pairs(data, options, reader, crop)
+        return ListSource(pairs, len(pairs.pairs), *reader.batches, options.workers)
+    prepare = TrainPreparation(reader.preparation(options.image_reader), crop, options.view)
+    samples = data, options.columns.masked, prepare, Tokenizer(reader.context_length)
+    return ShardSource(*samples, *reader.batches, options.workers, options.shards)
 
 
 def _cached(data: str, folder: str, options: DataOptions, reader: Reader) -> ListSource:
@@ -117,9 +112,7 @@ def _cached(data: str, folder: str, options: DataOptions, reader: Reader) -> Lis
         leaf = reader.batch_size * process.world // GROUPS
         embeddings = cache.embeddings(range(len(pairs.pairs)))
         order = (options.batches, lambda rng: similar_order(embeddings, leaf, rng))
-    return ListSource(
-        cache, len(pairs.pairs), reader.batch_size, reader.seed, process, options.workers, order, read_by_threads
-    )
+    return ListSource(cache, len(pairs.pairs), *reader.batches, options.workers, order, read_by_threads)
 
 
 def _captions(path: str, option: str, options: DataOptions, reader: Reader, masker: Masker) -> ListSource:
@@ -128,13 +121,10 @@ def _captions(path: str, option: str, options: DataOptions, reader: Reader, mask
     if options.feature_cache:
         raise UserError(f"--feature-cache {options.feature_cache}: no image is read, so nothing is kept; leave it out")
     captions = Captions(path, options.columns, masker, reader.seed, reader.context_length)
-    count = len(captions.captions)
     order = (f"captions {masker.name}", None)
-    return ListSource(captions, count, reader.batch_size, reader.seed, reader.process, options.workers, order)
+    return ListSource(captions, len(captions.captions), *reader.batches, options.workers, order)
 
 
 def _pairs(path: str, options: DataOptions, reader: Reader, crop: bool) -> ImagePairs:
-    pairs = read_pair_list(path, options.columns)
-    return ImagePairs(
-        pairs, reader.preparation(options.image_reader), crop, reader.seed, reader.context_length, options.view
-    )
+    pairs, preparation = read_pair_list(path, options.columns), reader.preparation(options.image_reader)
+    return ImagePairs(pairs, preparation, crop, reader.seed, reader.context_length, options.view)

@@ -75,9 +75,8 @@ def check_list_exists(path: Path, option: str = "list") -> None:
 def read_pair_list(path: str | Path, columns: ListColumns | None = None) -> PairList:
     """Reads a list of any format of data/tables.py, a long one only once (data/kept_lists.py).
 
-    Raises UserError if it or a column is missing, or it has no rows.
-
     Relative image paths start at the working folder, or at the list's own folder if they are not found there.
+    Raises UserError if it or a column is missing, or it has no rows.
     """
     path, columns = Path(path), columns or ListColumns()
     check_list_exists(path)
@@ -132,12 +131,12 @@ class ImagePairs(Dataset):
         epoch, rows = key
         images, captions, broken = [], [], []
         for row in rows:
+            name = self.pairs.images[row]
             try:
-                captions.append(check_caption(self.pairs.images[row], self.pairs.masked[row]))
-                drawn = f"{self.seed}-{epoch}-{row}"
-                images.append(self.prepare(self.pairs.images[row], drawn, caption=captions[-1]))
+                caption = check_caption(name, self.pairs.masked[row])
+                images.append(self.prepare(name, f"{self.seed}-{epoch}-{row}", caption=caption))
+                captions.append(caption)
             except BrokenPair as error:
-                del captions[len(images) :]
                 broken.append((error.name, error.kind))
         return make_batch(images, captions, broken, self.tokenizer)
 
@@ -147,8 +146,7 @@ def make_batch(
 ) -> Batch:
     """A batch of what TrainPreparation makes and masked captions; `images` is None if all pairs were broken.
 
-    Images keep their channels last in memory, as they were decoded; a reading process stacks them where the training
-    process will find them.
+    Images keep their channels last in memory, as decoded, and are stacked where the training process will find them.
     """
     if not images:
         return Batch(torch.empty(0, tokenizer.context_length, dtype=torch.long), broken=tuple(broken))
@@ -164,7 +162,7 @@ class EpochBatches(Sampler):
 
     The order depends on seed and epoch alone. W processes of batch B take the W parts of what one process of batch
     W·B would take, so the global batch, and with it the update, does not depend on W. The last, partial batch is
-    dropped. Iteration begins at batch `start`.
+    dropped. Iteration begins at batch `start`; an epoch has `batches`.
 
     order: from a generator to a permutation of the rows; at random if left out.
     """
@@ -172,15 +170,10 @@ class EpochBatches(Sampler):
     def __init__(
         self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, order: Order | None = None
     ):
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.rank, self.world = rank, world
+        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.batches = count // (batch_size * world)
         self.order = order or (lambda rng: rng.permutation(count))
         self.epoch = self.start = 0
-
-    @property
-    def batches(self) -> int:
-        """Batches of a whole epoch."""
-        return self.count // (self.batch_size * self.world)
 
     def __len__(self) -> int:
         return self.batches - self.start

@@ -79,10 +79,8 @@ def read(rows: Dataset, workers: int, **options) -> Iterator[Any]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        reason = str(error).splitlines()[0].strip()
-        raise UserError(
-            f"a reading process died ({reason}); if nobody ended it, memory ran out: lower --workers"
-        ) from None
+        died = f"a reading process died ({str(error).splitlines()[0].strip()})"
+        raise UserError(f"{died}; if nobody ended it, memory ran out: lower --workers") from None
     finally:
         if ending:
             ending.set()

@@ -9,7 +9,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,14 @@ class Table:
     def found(self) -> str:
         """The columns' names for an error."""
         return list_some([repr(name) for name in self.columns], 12)
+
+    def captions(self, *names: str) -> list[str]:
+        """The first of these columns that is there. Raises UserError."""
+        for name in names:
+            if name in self.columns:
+                return self.columns[name]
+        wanted = f"no column {' or '.join(map(repr, names))}; found {self.found}"
+        raise UserError(f"{self.path}: {wanted}; give the right name with --caption-column")
 
 
 def read_table(path: Path, separator: str | None = None, errors: str = "strict") -> Table:
@@ -99,8 +107,7 @@ def _decoded(content: bytes, path: Path, errors: str) -> str:
         text = content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        start = content[:2]
-        kind = "UTF-16" if start in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
+        kind = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
         raise UserError(
             f"{path}, line {line}: not UTF-8 (byte 0x{content[error.start]:02x}; {kind}?); "
             f"convert it, as `iconv -f {kind} -t UTF-8`"
@@ -137,53 +144,44 @@ def _unquoted(line: str, separator: str) -> list[str] | None:
         return None
 
 
-def _columns(path: Path, text: str, separator: str, width: int, has_header: bool) -> Sequence[list[str]]:
-    rows = _Rows(width)
-    numbered = ((number, line) for number, line in enumerate(_lines(text), 1) if line)
-    if has_header:
-        next(numbered)
-    for number, line in numbered:
-        # Google's quotes are its captions' own
-        cells = _unquoted(line, separator) if has_header and '"' in line else line.split(separator)
-        if cells is None:
-            rows.unbalanced = rows.unbalanced or number
-            cells = line.split(separator)
-        rows.add(cells, number)
-    if rows.unbalanced and (rows.short or rows.long or separator != "\t"):
+def _columns(path: Path, text: str, separator: str, width: int, has_header: bool) -> list[list[str]]:
+    columns, faults = _read_lines(text, separator, width, has_header)
+    odd = "short" in faults or "long" in faults
+    if "unbalanced" in faults and (odd or separator != "\t"):
         spanning = _spanning(text, separator, width)
-        if spanning and (rows.short or rows.long):
+        if spanning and odd:
             return spanning
-        if spanning or (rows.short and not rows.long):
+        if spanning or (odd and "long" not in faults):
             raise UserError(
-                f"{path}, line {rows.unbalanced}: its quotes are not closed in the line; double lone quotes and "
-                'put the cell between quotes ("a ""b"" c"), or remove them'
+                f"{path}, line {faults['unbalanced'][0]}: its quotes are not closed in the line; double lone quotes "
+                'and put the cell between quotes ("a ""b"" c"), or remove them'
             )
-    if rows.long:
-        number, count = rows.long
+    if "long" in faults:
+        number, count = faults["long"]
         raise UserError(
             f"{path}, line {number}: {count} columns, more columns than the header's {width}; is there a "
             f"{'tab' if separator == chr(9) else repr(separator)} in a caption, or --separator wrong?"
         )
-    return rows.columns
+    return columns
 
 
-class _Rows:
-    """Columns of rows that are lines, and the first lines that are not as the header says."""
-
-    def __init__(self, width: int):
-        self.width = width
-        self.columns: list[list[str]] = [[] for _ in range(width)]
-        self.unbalanced = self.short = 0  # line numbers
-        self.long: tuple[int, int] | None = None  # line number, cells
-
-    def add(self, cells: list[str], number: int) -> None:
-        if len(cells) < self.width:
-            self.short = self.short or number
-            cells = cells + [""] * (self.width - len(cells))
-        elif len(cells) > self.width:
-            self.long = self.long or (number, len(cells))
-        for column, cell in zip(self.columns, cells):
+def _read_lines(text: str, separator: str, width: int, has_header: bool) -> tuple[list[list[str]], dict]:
+    """Columns of rows that are lines, and of each kind of fault the first line's number and how many cells it has."""
+    columns: list[list[str]] = [[] for _ in range(width)]
+    faults: dict[str, tuple[int, int]] = {}
+    numbered = ((number, line) for number, line in enumerate(_lines(text), 1) if line)
+    for number, line in itertools.islice(numbered, has_header, None):
+        # Google's quotes are its captions' own
+        cells = _unquoted(line, separator) if has_header and '"' in line else line.split(separator)
+        if cells is None:
+            cells = line.split(separator)
+            faults.setdefault("unbalanced", (number, len(cells)))
+        if len(cells) != width:
+            faults.setdefault("long" if len(cells) > width else "short", (number, len(cells)))
+            cells = cells + [""] * (width - len(cells))
+        for column, cell in zip(columns, cells):
             column.append(cell)
+    return columns, faults
 
 
 def _spanning(text: str, separator: str, width: int) -> list[list[str]] | None:

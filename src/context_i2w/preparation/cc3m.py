@@ -1,12 +1,12 @@
 """Conceptual Captions 3M: the command that fetches it, and the training lists made from what it fetched.
 
-img2dataset's default resize mode, `border`, pads every image to a square with white; a mapper trained on that
-learns white borders that no benchmark image has, and the random resized crop cuts within them. `keep_ratio`
-only shrinks. The shorter side is kept at 288 pixels: crops of 0.9-1.0 of the area at 224 never enlarge.
+img2dataset's default resize mode, `border`, pads images to squares with white: borders that a mapper learns and no
+benchmark image has. `keep_ratio` only shrinks, to 288 pixels: crops of 0.9-1.0 of the area at 224 never enlarge.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,10 +44,9 @@ def read_header(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: its first line is not UTF-8; is it the list of captions and links?") from None
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing; Google's page of Conceptual Captions has it as Train_GCC-training.tsv and "
-            "Validation_GCC-1.1.0-Validation.tsv (docs/data.md)"
-        ) from None
+        names = " and ".join(GOOGLE_FILES.values())
+        remedy = f"Google's page of Conceptual Captions has it as {names} (docs/data.md)"
+        raise UserError(f"{path} is missing; {remedy}") from None
     if len(fields) == 2 and fields[1].startswith(("http://", "https://")):
         return []
     if not {"caption", "url"} <= set(fields):
@@ -94,9 +93,8 @@ class DownloadReport:
     def text(self) -> str:
         share = 100 * self.fetched / max(self.tried, 1)
         failures = ", ".join(f"{reason}: {count:,}" for reason, count in list(self.reasons.items())[:5])
-        return f"{self.fetched:,} of {self.tried:,} links answered ({share:.1f} %)" + (
-            f"; failures: {failures}" if failures else ""
-        )
+        answered = f"{self.fetched:,} of {self.tried:,} links answered ({share:.1f} %)"
+        return f"{answered}; failures: {failures}" if failures else answered
 
 
 def read_report(folder: Path) -> DownloadReport:
@@ -106,15 +104,11 @@ def read_report(folder: Path) -> DownloadReport:
     paths = sorted(path for path in folder.glob("*_stats.json") if not is_hidden(path))
     if not paths:
         raise UserError(f"{folder} holds no *_stats.json; it is no output of img2dataset, or none has finished")
-    tried = fetched = 0
-    reasons: dict[str, int] = {}
-    for path in paths:
-        stats = read_json(path, STATS, "delete it and run the download again")
-        tried, fetched = tried + stats["count"], fetched + stats["successes"]
-        for reason, count in stats.get("status_dict", {}).items():
-            if reason != "success":
-                reasons[reason] = reasons.get(reason, 0) + count
-    return DownloadReport(tried, fetched, dict(sorted(reasons.items(), key=lambda item: -item[1])))
+    parts = [read_json(path, STATS, "delete it and run the download again") for path in paths]
+    reasons = sum((Counter(part.get("status_dict", {})) for part in parts), Counter())
+    del reasons["success"]
+    tried, fetched = (sum(part[name] for part in parts) for name in ("count", "successes"))
+    return DownloadReport(tried, fetched, dict(reasons.most_common()))
 
 
 def make_list(folder: Path, target: Path, progress=lambda items: items) -> tuple[int, int]:
@@ -123,20 +117,19 @@ def make_list(folder: Path, target: Path, progress=lambda items: items) -> tuple
     Rows are in the order of the files' names. Returns how many rows were written and how many images were left
     out for want of a caption. Raises UserError if there are no images (shards need no list).
     """
-    rows: list[tuple[str, str, str]] = []
-    without_caption = 0
-    masked = None  # whether the download carried masked captions; the first sample tells
+    names, without_caption = ["filepath", "title"], 0
+    rows: list[list[str]] = []
     for image in progress(_images(folder)):
         sample = _read_sample(image)
         if sample is None:
             without_caption += 1
             continue
-        masked = MASKED_COLUMN in sample if masked is None else masked
-        rows.append((image.as_posix(), _one_line(sample["caption"]), _one_line(sample.get(MASKED_COLUMN))))
+        if not rows and MASKED_COLUMN in sample:  # whether the download carried masked captions
+            names.append(MASKED_COLUMN)
+        rows.append([image.as_posix(), _one_line(sample["caption"]), _one_line(sample.get(MASKED_COLUMN))])
     if not rows:
         hint = "shards need no list: train on them as they are" if any(folder.glob("*.tar")) else "no images"
         raise UserError(f"{folder}: {hint}")
-    names = ["filepath", "title", MASKED_COLUMN][: 2 + bool(masked)]
     with atomic_path(target) as temporary:
         write_table(Table(target, {name: list(cells) for name, cells in zip(names, zip(*rows))}, "\t"), temporary)
     return len(rows), without_caption

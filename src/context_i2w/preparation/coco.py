@@ -1,18 +1,15 @@
-"""The COCO composition benchmark from val2017: one instance drawn for each image, cut out on white, and
-the list.
+"""The COCO composition benchmark from val2017: one instance drawn for each image, cut out on white, and the list.
 
-Of each image one instance is drawn whose area lies within the bounds of the area filter; its mask is kept
-and all else painted 255; images without such an instance are left out. The published script draws unseeded
-and its lower bound, meant as 5 % of the image, compares pixels with 0.05, so it filters nothing: filter
-`published`. `intended` is what was meant. The draw of an image depends on nothing but the seed and its id,
-so a resumed run equals an unbroken one.
+An instance's area lies within the bounds of the area filter; images without such an instance are left out. The
+published script draws unseeded, and its lower bound, meant as 5 % of the image, compares pixels with 0.05 and filters
+nothing: filter `published`. `intended` is what was meant. The draw of an image depends on the seed and its id alone, so
+a resumed run equals an unbroken one.
 """
 
 import csv
 import hashlib
 import io
 import json
-import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,27 +94,19 @@ def _draw(seed: int, image_id: int, count: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{image_id}".encode()).digest(), "big") % count
 
 
-def _region(annotation: dict) -> tuple[float, float, float, float]:
-    x, y, width, height = annotation["bbox"]
-    return x, y, x + width, y + height
-
-
 def _make_query(image: dict, drawn: dict, instances: list[dict], class_names: dict[int, str]) -> Query:
-    query_class = class_names[drawn["category_id"]]
-    names = dict.fromkeys(class_names[instance["category_id"]] for instance in instances)
-    others = tuple(name for name in names if name != query_class)
-    return Query(
-        image["file_name"], image["height"], image["width"], drawn["segmentation"], _region(drawn), query_class, others
-    )
+    name, *others = dict.fromkeys(class_names[instance["category_id"]] for instance in (drawn, *instances))
+    x, y, width, height = drawn["bbox"]
+    region = x, y, x + width, y + height
+    size = image["height"], image["width"]
+    return Query(image["file_name"], *size, drawn["segmentation"], region, name, tuple(others))
 
 
 def cut_out(image: Image.Image, query: Query) -> Image.Image:
     """The image in its own mode with everything outside the query's mask painted 255."""
     if image.size != (query.width, query.height):
-        raise UserError(
-            f"{query.file_name} is {image.width}x{image.height}, its annotation says "
-            f"{query.width}x{query.height}; images and annotations are of different versions"
-        )
+        sizes = f"is {image.width}x{image.height}, its annotation says {query.width}x{query.height}"
+        raise UserError(f"{query.file_name} {sizes}; images and annotations are of different versions")
     pixels = np.array(image)
     try:
         mask = segmentation_mask(query.segmentation, query.height, query.width)
@@ -165,17 +154,15 @@ def prepare(root: Path, queries: list[Query], progress=lambda items: items) -> i
 
     `progress` wraps the iteration (tqdm). Raises UserError if images are missing, naming them.
     """
-    missing = [query.file_name for query in queries if not os.path.isfile(root / "val2017" / query.file_name)]
+    images, cut = root / "val2017", root / MASKED_FOLDER
+    missing = [query.file_name for query in queries if not (images / query.file_name).is_file()]
     if missing:
-        raise UserError(
-            f"{root / 'val2017'} lacks {len(missing)} of {len(queries)} images ({list_some(missing)}); "
-            "data/README.md says where they come from"
-        )
-    present = {entry.name for entry in os.scandir(root / MASKED_FOLDER)} if (root / MASKED_FOLDER).is_dir() else set()
-    todo = [query for query in queries if query.file_name not in present]
+        lacking = f"{images} lacks {len(missing)} of {len(queries)} images ({list_some(missing)})"
+        raise UserError(f"{lacking}; data/README.md says where they come from")
+    todo = [query for query in queries if not (cut / query.file_name).exists()]
     for query in progress(todo):
-        masked = _masked_jpeg(root / "val2017" / query.file_name, query)
-        with atomic_path(root / MASKED_FOLDER / query.file_name) as temporary:
+        masked = _masked_jpeg(images / query.file_name, query)
+        with atomic_path(cut / query.file_name) as temporary:
             temporary.write_bytes(masked)
     write_text(root / LIST_NAME, list_text(queries))
     return len(todo)

@@ -1,10 +1,10 @@
 """COCO segmentations as boolean masks, equal pixel for pixel to the COCO API's.
 
-An annotation's `segmentation` is a list of polygons `[x0, y0, x1, y1, ...]` in pixels, an uncompressed
-run-length code `{"size": [h, w], "counts": [...]}`, or a compressed one whose counts are a string. Runs
-alternate between outside and inside and go down the columns. A Pillow polygon differs from the COCO API's
-along the border, so the query images would differ from the published ones; hence the API's own rule: trace
-each polygon on a grid five times finer and toggle, in every column, the pixels below each crossing.
+An annotation's `segmentation` is a list of polygons `[x0, y0, x1, y1, ...]` in pixels, an uncompressed run-length code
+`{"size": [h, w], "counts": [...]}`, or a compressed one whose counts are a string. Runs alternate between outside and
+inside and go down the columns. Pillow's polygons differ along the border from those of the published query images;
+hence the API's own rule: trace each on a grid five times finer and toggle, in every column, the pixels below each
+crossing.
 """
 
 import numpy as np

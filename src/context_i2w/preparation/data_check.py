@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.benchmarks.base import Benchmark
+from context_i2w.benchmarks.base import QueryGroup
+from context_i2w.benchmarks.imagenet_lists import DOMAINS
 from context_i2w.benchmarks.options import CIRCOOptions
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
@@ -28,45 +29,39 @@ class Published:
     """A benchmark as published: what it is called, and (queries, gallery images) of each group."""
 
     title: str
-    sizes: dict[str, tuple[int, int | None]]  # None: not known
     section: str  # of data/README.md
+    sizes: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # None: not known
     drawn: bool = False  # the sizes hang on a draw and are met only roughly
-    also: dict[str, tuple[Any, tuple[int, int]]] = field(default_factory=dict)  # further split -> options, sizes
+    also: dict[str, Any] = field(default_factory=dict)  # options of further splits that are evaluated apart
 
 
-_GENECIS: dict[str, tuple[int, int | None]] = {
-    "change_attribute": (2_112, None),
-    "focus_object": (1_960, None),
-    "change_object": (1_960, None),
-}
-_IMAGENET_R = (10_000, 16_983)
 _DOMAINS = "NICO++, Mini-DomainNet, LTLL, ImageNet-R"
 PUBLISHED = {
-    "cirr": Published("CIRR validation", {"all": (4_181, 2_297)}, "CIRR"),
-    "cirr_test": Published("CIRR test1", {"all": (4_148, 2_315)}, "CIRR"),
+    "cirr": Published("CIRR validation", "CIRR", {"all": (4_181, 2_297)}),
+    "cirr_test": Published("CIRR test1", "CIRR", {"all": (4_148, 2_315)}),
     "fashion": Published(
         "FashionIQ validation",
-        {"dress": (2_017, 3_817), "shirt": (2_038, 6_346), "toptee": (1_961, 5_373)},
         "FashionIQ",
+        {"dress": (2_017, 3_817), "shirt": (2_038, 6_346), "toptee": (1_961, 5_373)},
     ),
-    "imgnet": Published(
-        "ImageNet to ImageNet-R",
-        dict.fromkeys(("cartoon", "origami", "toy", "sculpture"), _IMAGENET_R),
-        "ImageNet and ImageNet-R",
-    ),
-    "coco": Published("COCO composition", {"all": (4_766, 4_766)}, "COCO", drawn=True),
+    "imgnet": Published("ImageNet to ImageNet-R", "ImageNet and ImageNet-R", dict.fromkeys(DOMAINS, (10_000, 16_983))),
+    "coco": Published("COCO composition", "COCO", {"all": (4_766, 4_766)}, drawn=True),
     "circo": Published(
         "CIRCO validation (beyond the paper)",
-        {"all": (220, 123_403)},
         "CIRCO",
-        also={"test": (CIRCOOptions(split="test"), (800, 123_403))},
+        {"all": (220, 123_403), "test": (800, 123_403)},
+        also={"test": CIRCOOptions(split="test")},
     ),
-    "genecis": Published("GeneCIS (beyond the paper)", _GENECIS, "GeneCIS"),
-    "icir": Published("i-CIR (beyond the paper): 1,883 queries, about 750,000 images", {}, "i-CIR"),
-    "nico": Published("NICO++ (beyond the paper): 8,722 queries, 80,133 images", {}, _DOMAINS),
-    "minidn": Published("Mini-DomainNet (beyond the paper): 2,519 queries", {}, _DOMAINS),
-    "ltll": Published("LTLL (beyond the paper): 488 images", {}, _DOMAINS),
-    "imagenet-r-all": Published("ImageNet-R, all domains (beyond the paper)", {}, _DOMAINS),
+    "genecis": Published(
+        "GeneCIS (beyond the paper)",
+        "GeneCIS",
+        {"change_attribute": (2_112, None), "focus_object": (1_960, None), "change_object": (1_960, None)},
+    ),
+    "icir": Published("i-CIR (beyond the paper): 1,883 queries, about 750,000 images", "i-CIR"),
+    "nico": Published("NICO++ (beyond the paper): 8,722 queries, 80,133 images", _DOMAINS),
+    "minidn": Published("Mini-DomainNet (beyond the paper): 2,519 queries", _DOMAINS),
+    "ltll": Published("LTLL (beyond the paper): 488 images", _DOMAINS),
+    "imagenet-r-all": Published("ImageNet-R, all domains (beyond the paper)", _DOMAINS),
 }
 
 
@@ -97,14 +92,14 @@ def check_benchmark(
     try:
         benchmark = BENCHMARKS[name].load(str(data_root), options)
     except (UserError, OSError) as error:
-        # the loader's own remedy points back here
-        trouble = str(error).split("; see data/README.md")[0]
+        trouble = _without_remedy(error)
         state = ABSENT if trouble.startswith("no ") else INCOMPLETE
         return Finding(name, published.title, state, [trouble], _remedy(name, data_root))
-    sizes = {group.name: (len(group.query_ids), len(group.gallery)) for group in benchmark.groups}
-    lines, as_published = _compare(sizes, published)
-    lines += [_also(name, data_root, split, *wanted) for split, wanted in published.also.items()]
-    bad = _bad_images(benchmark, decode, progress)
+    compared = [_compare(group.name, group, published) for group in benchmark.groups]
+    lines = [line for line, _ in compared]
+    lines += [_also(name, data_root, split, options) for split, options in published.also.items()]
+    paths = sorted({s.path for group in benchmark.groups for s in (*group.gallery, *group.references)})
+    bad = [(path, fault) for path in progress(paths) if (fault := _fault(path, decode))]
     listing = data_root / f"missing_{name}.txt"
     if bad:
         write_text(listing, "".join(f"{path}\t{reason}\n" for path, reason in bad))
@@ -117,49 +112,45 @@ def check_benchmark(
     command = f"python src/eval_retrieval.py --resume CHECKPOINT --eval-mode {name}"
     if data_root != Path("data"):
         command += f" --data-root {data_root}"
-    return Finding(name, published.title, COMPLETE if as_published else DIFFERENT, lines, command)
+    return Finding(name, published.title, COMPLETE if all(same for _, same in compared) else DIFFERENT, lines, command)
 
 
-def _compare(sizes: dict[str, tuple[int, int]], published: Published) -> tuple[list[str], bool]:
-    lines, same = [], True
-    for group, (queries, gallery) in sizes.items():
-        line = f"{group}: {queries:,} queries, {gallery:,} gallery images"
-        expected = published.sizes.get(group)
-        if expected is None:
-            lines.append(line)
-        elif published.drawn:
-            near = abs(queries - expected[0]) <= 0.01 * expected[0]
-            same &= near
-            lines.append(f"{line} (published: about {expected[0]:,}, by an unseeded draw)")
-        elif (queries, gallery) == (expected[0], expected[1] or gallery):
-            lines.append(f"{line}, as published")
-        else:
-            same = False
-            lines.append(f"{line} (published: {' and '.join(f'{size:,}' for size in expected if size)})")
-    return lines, same
+def _compare(name: str, group: QueryGroup, published: Published) -> tuple[str, bool]:
+    """A line on the sizes of a group, and whether they are as published, where that is known."""
+    queries, gallery = len(group.query_ids), len(group.gallery)
+    line = f"{name}: {queries:,} queries, {gallery:,} gallery images"
+    expected = published.sizes.get(name)
+    if expected is None:
+        return line, True
+    if published.drawn:
+        near = abs(queries - expected[0]) <= 0.01 * expected[0]
+        return f"{line} (published: about {expected[0]:,}, by an unseeded draw)", near
+    if (queries, gallery) == (expected[0], expected[1] or gallery):
+        return f"{line}, as published", True
+    return f"{line} (published: {' and '.join(f'{size:,}' for size in expected if size)})", False
 
 
-def _also(name: str, data_root: Path, split: str, options: Any, expected: tuple[int, int]) -> str:
+def _also(name: str, data_root: Path, split: str, options: Any) -> str:
     """One line on a split that is evaluated apart."""
     try:
         (group,) = BENCHMARKS[name].load(str(data_root), options).groups
     except (UserError, OSError) as error:
-        return f"{split}: {str(error).split('; see data/README.md')[0]}"
-    return _compare({split: (len(group.query_ids), len(group.gallery))}, Published("", {split: expected}, ""))[0][0]
+        return f"{split}: {_without_remedy(error)}"
+    return _compare(split, group, PUBLISHED[name])[0]
 
 
-def _bad_images(benchmark: Benchmark, decode: bool, progress: Progress) -> list[tuple[str, str]]:
-    paths = sorted({s.path for group in benchmark.groups for s in (*group.gallery, *group.references)})
-    bad = []
-    for path in progress(paths):
-        if not os.path.isfile(path):
-            bad.append((path, "no such file"))
-        elif decode:
-            try:
-                open_image(path)
-            except BrokenImage as error:
-                bad.append((path, error.reason))
-    return bad
+def _without_remedy(error: Exception) -> str:
+    """A loader's error: its remedy points back here."""
+    return str(error).split("; see data/README.md")[0]
+
+
+def _fault(path: str, decode: bool) -> str | None:
+    try:
+        if decode:
+            open_image(path)
+        return None if os.path.isfile(path) else "no such file"
+    except BrokenImage as error:
+        return error.reason
 
 
 def _remedy(name: str, data_root: Path) -> str:
@@ -178,17 +169,13 @@ def check_cc3m(cc: Path, cc_data: Path, samples: int = 1_000) -> list[Finding]:
 
 
 def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
-    title, listed = f"Conceptual Captions 3M, {split}", cc / cc3m.LIST_FILES[split]
-    source, links = cc / cc3m.GOOGLE_FILES[split], cc3m.PUBLISHED_ROWS[split]
-    finding = Finding("cc3m", title, ABSENT)
+    source, listed = cc / cc3m.GOOGLE_FILES[split], cc / cc3m.LIST_FILES[split]
+    finding = Finding("cc3m", f"Conceptual Captions 3M, {split}", ABSENT, [f"no {source}"], "docs/data.md")
     if source.is_file():
-        finding.state = INCOMPLETE
         with open(source, "rb") as file:
-            finding.lines.append(f"{source}: {sum(1 for _ in file):,} links (published: {links:,})")
-        finding.next = "python scripts/prepare_cc3m.py download --run"
-    else:
-        finding.lines.append(f"no {source}")
-        finding.next = "docs/data.md"
+            links = sum(1 for _ in file)
+        finding.lines = [f"{source}: {links:,} links (published: {cc3m.PUBLISHED_ROWS[split]:,})"]
+        finding.state, finding.next = INCOMPLETE, "python scripts/prepare_cc3m.py download --run"
     shards, of_shards = len([*images.glob("*.tar")]), str(images)
     if not shards:  # the ready-made ones (docs/data.md)
         of_shards = f"{images.parent}/wds/*-{images.name}*.tar"
@@ -202,7 +189,8 @@ def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
         finding.state = INCOMPLETE
         finding.next = f"python scripts/mask_captions.py {of_shards} --output {images}_masked"
     use = "python src/main.py --train-data={} --model ViT-L/14 --openai-pretrained (docs/training.md)"
-    use = use if split == "train" else "--val-data={} in training (docs/training.md)"
+    if split == "val":
+        use = "--val-data={} in training (docs/training.md)"
     _check_masked_shards(finding, images.with_name(f"{images.name}_masked"), shards, use)
     if listed.is_file():
         _check_list(finding, listed, samples, use)
@@ -211,30 +199,27 @@ def _check_split(split: str, cc: Path, images: Path, samples: int) -> Finding:
 
 def _check_masked_shards(finding: Finding, masked: Path, unmasked: int, use: str) -> None:
     """Shards once masked; each appears when it is finished."""
-    if shards := sum(1 for _ in masked.glob("*.tar")):
+    if shards := len([*masked.glob("*.tar")]):
         finding.lines.append(f"{masked}: {shards:,} shards with masked captions")
-        whole = shards >= unmasked
-        finding.state = COMPLETE if whole else INCOMPLETE
-        if whole:
-            finding.next = use.format(masked)
+        finding.state = INCOMPLETE
+        if shards >= unmasked:
+            finding.state, finding.next = COMPLETE, use.format(masked)
 
 
 def _check_list(finding: Finding, path: Path, samples: int, use: str) -> None:
+    finding.state = INCOMPLETE
     try:
-        table = read_table(path, "\t", errors="replace")
+        columns = read_table(path, "\t", errors="replace").columns
     except UserError as error:
-        finding.state = INCOMPLETE
         finding.lines.append(str(error))
         return
-    columns, rows = table.columns, table.columns.get("filepath", [])
+    rows = columns.get("filepath", [])
     finding.lines.append(f"{path}: {len(rows):,} pairs, columns {', '.join(columns)}")
     chosen = rows[:: max(1, len(rows) // samples)]
     missing = [row for row in chosen if not os.path.isfile(row)]
-    finding.state = INCOMPLETE
     if not rows or missing:
         finding.lines.append(f"of {len(chosen):,} images looked for {len(missing):,} are missing")
     elif cc3m.MASKED_COLUMN not in columns:
         finding.next = f"python scripts/mask_captions.py {path}"
     else:
-        finding.state = COMPLETE
-        finding.next = use.format(path)
+        finding.state, finding.next = COMPLETE, use.format(path)

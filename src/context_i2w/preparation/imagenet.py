@@ -3,46 +3,42 @@
 Queries are the validation images of ImageNet-R's 200 classes, sorted into `real/<wnid>/`; targets are the
 ImageNet-R files of four domains and the queries themselves (benchmarks/imagenet_lists.py). A class's number is its
 wnid's place in the sorted list of ImageNet-R's classes: it only has to tell classes apart.
-
-Validation images come in class folders (`val/<wnid>/*.JPEG`) or in one folder with the classes elsewhere; see
-`read_classes` for the files that are understood.
 """
 
 import os
 import re
 import shutil
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from context_i2w.benchmarks.imagenet_lists import DOMAINS, write_lists
+from context_i2w.benchmarks.imagenet_lists import DOMAINS, images_in, write_lists
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_path, is_hidden, list_some, shown
+from context_i2w.files import atomic_path, list_some, shown
 
 PUBLISHED_COUNTS = {"real": 10_000, "cartoon": 3_726, "origami": 550, "toy": 1_511, "sculpture": 1_196}
 _WNID = re.compile(r"n\d{8}")
-_IMAGE_ENDINGS = {".jpeg", ".jpg", ".png"}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image: the file, and its class (wnid)."""
+class Picture(NamedTuple):
+    """One image: its class (wnid), and the file. Pictures are in order by class and name."""
 
-    path: Path
     wnid: str
+    path: Path
+
+    @property
+    def domain(self) -> str:
+        """Of an ImageNet-R file."""
+        return self.path.name.partition("_")[0]
 
 
 def find_targets(imagenet_r: Path) -> list[Picture]:
     """The ImageNet-R files of the four domains, by class and name. Raises UserError if there are none."""
     if not imagenet_r.is_dir():
         raise UserError(f"{imagenet_r} is missing; unpack imagenet-r.tar there (data/README.md)")
-    folders = sorted(path for path in imagenet_r.iterdir() if _WNID.fullmatch(path.name) and path.is_dir())
-    pictures = [
-        Picture(path, folder.name)
-        for folder in folders
-        for path in sorted(folder.iterdir())
-        if path.name.split("_")[0] in DOMAINS and path.suffix.lower() in _IMAGE_ENDINGS
-    ]
+    folders = sorted(path for path in imagenet_r.iterdir() if _WNID.fullmatch(path.name))
+    every = (Picture(folder.name, path) for folder in folders for path in images_in(folder))
+    pictures = [picture for picture in every if picture.domain in DOMAINS]
     if not pictures:
         raise UserError(f"{imagenet_r} holds no <wnid>/cartoon_*.jpg and the like; is it ImageNet-R?")
     return pictures
@@ -51,27 +47,23 @@ def find_targets(imagenet_r: Path) -> list[Picture]:
 def find_queries(val: Path, wnids: list[str], classes: Path | None = None) -> list[Picture]:
     """The validation images of the classes `wnids`, sorted by class and name.
 
-    val: the folder of validation images, flat or with a folder for each class.
-    classes: where a flat folder's classes are written (`read_classes`).
-    Raises UserError for a missing folder or file, and for classes without an image.
+    val: their folder, flat or with class folders (`val/<wnid>/*.JPEG`). classes: where a flat folder's are written
+    (`read_classes`). Raises UserError for a missing folder or file, and for classes without an image.
     """
     if not val.is_dir():
         raise UserError(f"{val} is missing; give ImageNet's validation images with --imagenet-val")
     if any(_WNID.fullmatch(entry.name) for entry in os.scandir(val) if entry.is_dir()):
-        folders = [val / wnid for wnid in wnids if (val / wnid).is_dir()]
-        pictures = [Picture(path, folder.name) for folder in folders for path in folder.iterdir()]
+        pictures = [Picture(wnid, path) for wnid in wnids for path in images_in(val / wnid)]
     elif classes is None:
         raise UserError(f"{val} has no class folders; say with --val-classes which class each image has")
     else:
-        wanted = set(wnids)
-        known = read_classes(classes)
-        pairs = ((path, known.get(path.stem)) for path in val.iterdir())
-        pictures = [Picture(path, wnid) for path, wnid in pairs if wnid in wanted]
-    pictures = [p for p in pictures if p.path.suffix.lower() in _IMAGE_ENDINGS and not is_hidden(p.path)]
+        known, wanted = read_classes(classes), set(wnids)
+        every = (Picture(known.get(path.stem, ""), path) for path in images_in(val))
+        pictures = [picture for picture in every if picture.wnid in wanted]
     lacking = sorted(set(wnids) - {picture.wnid for picture in pictures})
     if lacking:
         raise UserError(f"{val} has no image of {len(lacking)} of {len(wnids)} classes ({list_some(lacking)})")
-    return sorted(pictures, key=lambda picture: (picture.wnid, picture.path.name))
+    return sorted(pictures)
 
 
 def read_classes(path: Path) -> dict[str, str]:
@@ -99,10 +91,8 @@ def read_classes(path: Path) -> dict[str, str]:
         wnids = _synset_order(path.parent)
         return {Path(row.split()[0]).stem: wnids[int(row.split()[1])] for row in rows}
     if rows and all(row.isdigit() for row in rows):
-        raise UserError(
-            f"{path} numbers the classes in the development kit's own order; give LOC_val_solution.csv or "
-            "the folder of validation bounding boxes with --val-classes"
-        )
+        remedy = "give LOC_val_solution.csv or the folder of validation bounding boxes with --val-classes"
+        raise UserError(f"{path} numbers the classes in the development kit's own order; {remedy}")
     raise UserError(f"{path}: its first line {shown(repr(rows[0] if rows else ''))} fits no known list of classes")
 
 
@@ -125,11 +115,9 @@ def _synset_order(folder: Path) -> list[str]:
 
 
 def _classes_from_xml(folder: Path) -> dict[str, str]:
-    classes = {}
-    for path in folder.glob("*.xml"):
-        found = re.search(r"<name>\s*(n\d{8})\s*</name>", path.read_text(encoding="utf-8", errors="replace"))
-        if found:
-            classes[path.stem] = found[1]
+    texts = {path.stem: path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*.xml")}
+    found = {name: re.search(r"<name>\s*(n\d{8})\s*</name>", text) for name, text in texts.items()}
+    classes = {name: match[1] for name, match in found.items() if match}
     if not classes:
         raise UserError(f"{folder} holds no ILSVRC2012_val_*.xml with a class; give another place with --val-classes")
     return classes
@@ -151,10 +139,10 @@ def prepare(
     number = {wnid: index for index, wnid in enumerate(wnids)}
     write_lists(
         root,
-        {f"imgnet/imagenet-r/{t.wnid}/{t.path.name}": (t.path.name.split("_")[0], number[t.wnid]) for t in targets},
+        {f"imgnet/imagenet-r/{t.wnid}/{t.path.name}": (t.domain, number[t.wnid]) for t in targets},
         {f"imgnet/real/{query.wnid}/{query.path.name}": number[query.wnid] for query in queries},
     )
-    return {"real": len(queries), **Counter(target.path.name.split("_")[0] for target in targets)}
+    return {"real": len(queries), **Counter(target.domain for target in targets)}
 
 
 def _put(source: Path, place: Path, copy: bool) -> None:

@@ -14,26 +14,19 @@ _BASE = {
     "brick": (176, 108, 92),
     "white": (255, 255, 255),
 }
-_VARIANTS = 16  # rolled copies are enough: the background is not what a picture is about
-
-
-def background_tile(place: str, domain: str, side: int, choice: int) -> np.ndarray:
-    """Background uint8 [side, side, 3], shared and read-only; `choice` settles which of a few variants."""
-    return _tile(place, domain, side, choice % _VARIANTS)
+VARIANTS = 16  # rolled copies are enough: the background is not what a picture is about
 
 
 @lru_cache(maxsize=1024)
-def _tile(place: str, domain: str, side: int, variant: int) -> np.ndarray:
+def background_tile(place: str, domain: str, side: int, variant: int) -> np.ndarray:
+    """Background uint8 [side, side, 3], shared and read-only; variant: below VARIANTS."""
     rng = np.random.default_rng((len(place), ord(place[1]), variant))
     image = Image.new("RGB", (side, side), _BASE[place])
     if place != "white":
         _TEXTURES[place](ImageDraw.Draw(image), side, rng)
-    tile = np.asarray(image).astype(np.float32)
-    if place != "white":
-        tile = _in_domain(tile, domain, side, variant)
-    tile = np.clip(tile, 0, 255).astype(np.uint8)
-    tile.setflags(write=False)
-    return tile
+        tile = _in_domain(np.asarray(image).astype(np.float32), domain, side, variant)
+        image = Image.fromarray(np.clip(tile, 0, 255).astype(np.uint8))
+    return np.asarray(image)
 
 
 def _in_domain(tile: np.ndarray, domain: str, side: int, variant: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 A fifth name things by their nouns only; of pictures with several things a quarter name only one.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from context_i2w.toy_world.vocabulary import KINDS, REAL, WHERE, describe, with_
 
 _JOINTS = ("and", "and", "next to", "with", "beside")
 _DENIALS = ("instead of", "without", "and no")
+Words = tuple[str | None, str | None, str | None]
 
 
-@dataclass(frozen=True)
-class Caption:
+class Caption(NamedTuple):
     """A sentence with numbered gaps, and the nouns that fill them."""
 
     frame: str
@@ -68,8 +68,7 @@ def _as_list(things: list[Thing], scene: Scene, bare: bool, rng: np.random.Gener
     phrases = []
     for gap, thing in enumerate(things):
         words = (None, None, None) if bare else _mentioned(thing, scene, rng)
-        phrase = article(describe(*words, thing.kind))
-        phrases.append(f"{phrase.removesuffix(thing.kind)}{{{gap}}}")
+        phrases.append(f"{article(describe(*words, thing.kind)).removesuffix(thing.kind)}{{{gap}}}")
     if len(phrases) == 3:
         return f"{phrases[0]} {joint} {phrases[1]} and {phrases[2]}"
     return f" {joint} ".join(phrases)
@@ -99,9 +98,7 @@ def _as_clause(thing: Thing, scene: Scene, rng: np.random.Generator) -> str:
     return f"{noun}{link} " + " and ".join(verb + word for word in words)
 
 
-def _mentioned(
-    thing: Thing, scene: Scene, rng: np.random.Generator, share: float = 0.6
-) -> tuple[str | None, str | None, str | None]:
+def _mentioned(thing: Thing, scene: Scene, rng: np.random.Generator, share: float = 0.6) -> Words:
     """The colour, pattern and length that the caption tells; stone shows no colour, plain is seldom worth a word."""
     tells = rng.random(3)
     colour = thing.colour if tells[0] < share and scene.domain != "sculpture" else None

@@ -8,11 +8,12 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from context_i2w.toy_world.backgrounds import background_tile
+from context_i2w.toy_world.backgrounds import VARIANTS, background_tile
 from context_i2w.toy_world.scenes import Scene, Thing, pick
 from context_i2w.toy_world.shapes import BODY, DARK, LIGHT, parts_map
 
 SIZE = 48  # pixels per side of every picture
+Painted = tuple[np.ndarray, np.ndarray]
 _RGB = {
     "red": (214, 32, 38),
     "orange": (246, 138, 20),
@@ -41,7 +42,8 @@ def draw_with_masks(scene: Scene, size: int = SIZE) -> tuple[Image.Image, list[n
     """The picture and, for each thing, the pixels that show it (not what another thing hides): bool [size, size]."""
     rng = np.random.default_rng((*scene.seed, 1))
     side = 2 * size
-    canvas = background_tile(scene.background, scene.domain, side, int(rng.integers(1 << 16))).copy()
+    variant = int(rng.integers(1 << 16)) % VARIANTS
+    canvas = background_tile(scene.background, scene.domain, side, variant).copy()
     owner = np.zeros((side, side), np.uint8)
     for number, (thing, box) in enumerate(zip(scene.things, _layout(scene, rng, side), strict=True), start=1):
         x0, y0, x1, y1 = box
@@ -72,9 +74,7 @@ def _layout(scene: Scene, rng: np.random.Generator, side: int) -> list[tuple[int
     return boxes
 
 
-def _paint(
-    thing: Thing, domain: str, width: int, height: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _paint(thing: Thing, domain: str, width: int, height: int, rng: np.random.Generator) -> Painted:
     """Colours uint8 [h, w, 3] and the pixels that the thing covers, bool [h, w]."""
     flipped = bool(rng.integers(2)) and thing.length is None
     name = f"{thing.length} {thing.kind}" if thing.length else thing.kind
@@ -87,8 +87,7 @@ def _paint(
     colours = np.clip(tones * light[..., :1] + light[..., 1:], 0, 255).astype(np.uint8)
     shown = parts > 0
     if domain == "cartoon":
-        outline = _edge(shown, parts)
-        colours[outline] = (12, 12, 12)
+        colours[_edge(shown, parts)] = (12, 12, 12)
     return colours, shown
 
 

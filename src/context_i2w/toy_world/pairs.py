@@ -4,9 +4,10 @@ Beside the masked caption that training reads by default there are columns for a
 caption masked by each policy, and a masked caption that names one thing only.
 """
 
-import csv
 from pathlib import Path
 
+from context_i2w.data.tables import Table, write_table
+from context_i2w.preparation.cc3m import LIST_FILES
 from context_i2w.preparation.masking.rule_parser import RuleParser
 from context_i2w.preparation.masking.rules import POLICIES, mask_captions
 from context_i2w.toy_world.captions import make_masked_pair
@@ -15,10 +16,8 @@ from context_i2w.toy_world.sizes import Sizes
 from context_i2w.toy_world.writing import Drawing, write_drawings
 
 FOLDER = "cc"
-TRAINING_LIST = "Train_GCC-training_output.csv"
-VALIDATION_LIST = "Validation_GCC-1.1.0-Validation_output.csv"
+TRAINING_LIST, VALIDATION_LIST = LIST_FILES.values()
 BY_POLICY = {f"masked_{policy.replace('-', '_')}": policy for policy in POLICIES}
-COLUMNS = ("filepath", "title", "masked_title", *BY_POLICY, "masked_one")
 
 
 def write_pairs(root: Path, seed: int, sizes: Sizes, workers: int | None = None) -> None:
@@ -26,21 +25,19 @@ def write_pairs(root: Path, seed: int, sizes: Sizes, workers: int | None = None)
 
     Image paths in the lists are relative to the list's folder.
     """
-    folder = root / FOLDER
-    _write_list(folder, TRAINING_LIST, "train", sizes.training_pairs, seed, workers)
-    _write_list(folder, VALIDATION_LIST, "val", sizes.validation_pairs, seed, workers)
+    for split, count in (("train", sizes.training_pairs), ("val", sizes.validation_pairs)):
+        _write_list(root / FOLDER, split, count, seed, workers)
 
 
-def _write_list(folder: Path, name: str, split: str, count: int, seed: int, workers: int | None) -> None:
+def _write_list(folder: Path, split: str, count: int, seed: int, workers: int | None) -> None:
     scenes = [random_scene(stream_key(seed, f"pairs/{split}"), number) for number in range(count)]
     files = [f"{split}/{number:06d}.png" for number in range(count)]
     drawings = [Drawing(str(folder / file), scene) for file, scene in zip(files, scenes)]
     write_drawings(drawings, workers, f"pairs, {split}")
-    titles, masked = zip(*map(make_masked_pair, scenes))
-    parser = RuleParser()
-    by_policy = [[found.caption for found in mask_captions(titles, parser, policy)] for policy in BY_POLICY.values()]
-    named_alone = [make_masked_pair(scene, alone=True)[1] for scene in scenes]
-    with (folder / name).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(zip(files, titles, masked, *by_policy, named_alone, strict=True))
+    titles, masked = map(list, zip(*map(make_masked_pair, scenes)))
+    columns = {"filepath": files, "title": titles, "masked_title": masked}
+    for column, policy in BY_POLICY.items():
+        columns[column] = [found.caption for found in mask_captions(titles, RuleParser(), policy)]
+    columns["masked_one"] = [make_masked_pair(scene, alone=True)[1] for scene in scenes]
+    path = folder / LIST_FILES[split]
+    write_table(Table(path, columns, "\t"), path)

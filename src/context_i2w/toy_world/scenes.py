@@ -54,8 +54,7 @@ def random_thing(rng: np.random.Generator, kind: str) -> Thing:
 
 def random_things(rng: np.random.Generator, count: int, kinds: tuple[str, ...] = KINDS) -> tuple[Thing, ...]:
     """`count` things of different kinds."""
-    chosen = rng.permutation(len(kinds))[:count]
-    return tuple(random_thing(rng, kinds[i]) for i in chosen)
+    return tuple(random_thing(rng, kinds[i]) for i in rng.permutation(len(kinds))[:count])
 
 
 def random_scene(key: tuple[int, ...], number: int, counts: tuple[float, float, float] = (0.45, 0.35, 0.2)) -> Scene:

@@ -15,15 +15,7 @@ REAL = "real"
 CONVERTED = IMAGENET_R  # all that a description can ask for
 DOMAINS = (REAL, *CONVERTED)
 
-WHERE = {
-    "grass": "on grass",
-    "sand": "on sand",
-    "sea": "at sea",
-    "snow": "in snow",
-    "night": "at night",
-    "brick": "on brick",
-    "white": "on white",
-}
+WHERE = {place: f"on {place}" for place in BACKGROUNDS} | {"sea": "at sea", "snow": "in snow", "night": "at night"}
 # Folder names in the manner of ImageNet's; no real synset has these numbers.
 WNIDS = {kind: f"n{90000001 + 7 * number:08d}" for number, kind in enumerate(KINDS)}
 

@@ -1,7 +1,6 @@
-"""Makes the toy world on demand.
+"""Makes the toy world: under the root `cc/` with the training pairs, and `test/` and `dev/`, copies of the benchmarks.
 
-Under the root: `cc/` with the training pairs, `test/` and `dev/` with the four benchmarks, each copy a data root
-of its own. Recipes are chosen on dev; the figures that are reported come from test.
+Each copy is a data root of its own. Recipes are chosen on dev; the figures that are reported come from test.
 """
 
 import json
@@ -28,9 +27,8 @@ def make_toy_world(
 ) -> Path:
     """The folder of the toy world, drawn first if it is not there yet; the same seed gives the same bytes.
 
-    sizes: how much is drawn; workers: processes, all cores by default. An interrupted call leaves nothing behind
-    under `root`. A world of another version, seed or size is replaced. Raises UserError if `root` holds something
-    else.
+    workers: processes, all cores by default. An interrupted call leaves nothing behind under `root`. A world of
+    another version, seed or size is replaced. Raises UserError if `root` holds something else.
     """
     root, sizes = Path(root), sizes or Sizes()
     stamp = {"version": VERSION, "seed": seed, **asdict(sizes)}
@@ -39,7 +37,10 @@ def make_toy_world(
     if root.exists() and any(root.iterdir()) and not (root / STAMP).is_file():
         raise UserError(f"{root}: not empty and no toy world; move it away or choose another folder")
     with atomic_folder(root) as drawn:
-        _write_all(drawn, seed, sizes, workers)
+        write_pairs(drawn, seed, sizes, workers)
+        for copy in COPIES:
+            for write in (write_cirr, write_fashioniq, write_imagenet, write_coco):
+                write(drawn / copy, copy, seed, sizes, workers)
         (drawn / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
         if _stamp_of(root) == stamp:
             shutil.rmtree(drawn)  # another process was faster; its world is the same
@@ -50,13 +51,6 @@ def is_toy_world(folder: Path) -> bool:
     """Whether a folder is in a toy world, or the root of one."""
     folder = folder.resolve()
     return any((parent / STAMP).is_file() for parent in (folder, *folder.parents))
-
-
-def _write_all(folder: Path, seed: int, sizes: Sizes, workers: int | None) -> None:
-    write_pairs(folder, seed, sizes, workers)
-    for copy in COPIES:
-        for write in (write_cirr, write_fashioniq, write_imagenet, write_coco):
-            write(folder / copy, copy, seed, sizes, workers)
 
 
 def _stamp_of(root: Path) -> dict | None:

@@ -1,5 +1,6 @@
 """Draws many scenes into PNG files with all processor cores; the bytes do not depend on how many."""
 
+import json
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from context_i2w.files import write_text
 from context_i2w.toy_world.drawing import SIZE, draw, draw_with_masks
 from context_i2w.toy_world.scenes import Scene
 
@@ -23,9 +25,8 @@ class Drawing(NamedTuple):
     masks: bool = False
 
 
-def processes() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def write_json(path: Path, content: list | dict) -> None:
+    write_text(path, json.dumps(content) + "\n")
 
 
 def write_drawings(drawings: Iterable[Drawing], workers: int | None = None, title: str = "drawing") -> list:
@@ -38,15 +39,14 @@ def write_drawings(drawings: Iterable[Drawing], workers: int | None = None, titl
 
 def draw_arrays(scenes: list[Scene], workers: int | None = None, title: str = "drawing") -> np.ndarray:
     """The pictures in memory, uint8 [count, S, S, 3]."""
-    pixels = np.empty((len(scenes), SIZE, SIZE, 3), np.uint8)
-    for number, picture in enumerate(parallel(_pixels, scenes, workers, title)):
-        pixels[number] = picture
-    return pixels
+    pictures = parallel(_pixels, scenes, workers, title)
+    return np.fromiter(pictures, np.dtype((np.uint8, (SIZE, SIZE, 3))), len(scenes))
 
 
 def parallel(function, items: list, workers: int | None, title: str) -> Iterator:
-    """`map` over processes, in order, with a progress bar."""
-    workers = min(workers or processes(), max(1, len(items) // _CHUNK))
+    """`map` over processes, in order, with a progress bar; workers: all cores that this process may use, if None."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, max(1, len(items) // _CHUNK))
     bar: dict[str, Any] = {"total": len(items), "desc": title, "unit": "img", "mininterval": 0.5, "leave": False}
     if workers == 1:
         yield from tqdm(map(function, items), **bar)

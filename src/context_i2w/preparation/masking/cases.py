@@ -1,15 +1,14 @@
 """Captions with hand-written masks, and how many of them a parser gets right."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from context_i2w.errors import UserError
 from context_i2w.preparation.masking.rules import PLACEHOLDER, POLICIES, Parser, mask_captions
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A caption and its expected masked form for each policy; `group` is the heading it stands under."""
 
     caption: str
@@ -55,21 +54,13 @@ def _read_case(line: str, group: str) -> Case:
     if not nouns:
         raise ValueError("the chunk has no noun")
     head = nouns[-1][1].split()[-1]
-    place = nouns[-1].end() - 1 - len(head)
-    lead, trail = plain(inside[:place]), plain(inside[place + len(head) :])
-    return Case(
-        plain(line),
-        {
-            "subject": f"{before}{PLACEHOLDER}{after}",
-            "head-noun": f"{before}{lead}{PLACEHOLDER}{trail}{after}",
-            "all-nouns": every,
-        },
-        group,
-    )
+    end = nouns[-1].end() - 1
+    named = f"{plain(inside[: end - len(head)])}{PLACEHOLDER}{plain(inside[end:])}"
+    subject, head_noun = f"{before}{PLACEHOLDER}{after}", f"{before}{named}{after}"
+    return Case(plain(line), {"subject": subject, "head-noun": head_noun, "all-nouns": every}, group)
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """Cases of a group that were masked exactly as expected by a policy, and those that were not."""
 
     policy: str

@@ -20,16 +20,7 @@ from context_i2w.preparation.masking.summary import SUMMARY, Summary
 PART_ROWS = 20_000
 MASKED_COLUMN = "masked_title"
 CAPTION_COLUMNS = ("title", "caption")
-
-
-def caption_column(table: Table, wanted: str | None = None) -> str:
-    """The column of captions. Raises UserError naming the columns found."""
-    names = [wanted] if wanted else CAPTION_COLUMNS
-    column = next((name for name in names if name in table.columns), None)
-    if column is None:
-        asked = " or ".join(map(repr, names))
-        raise UserError(f"{table.path}: no column {asked}; found {table.found}; give --caption-column")
-    return column
+PART = {"masked": [str], "summary": SUMMARY}
 
 
 def mask_list(
@@ -50,7 +41,7 @@ def mask_list(
     beside the output, or if the list can't be read without doubt; it is then left as it was.
     """
     table = read_table(source)
-    captions = table.columns[caption_column(table, column)]
+    captions = table.captions(*([column] if column else CAPTION_COLUMNS))
     if masked_column in table.columns and not overwrite:
         raise UserError(f"{source} has a column {masked_column!r} already; add --overwrite to make it anew")
     parts = output.with_name(output.name + ".masking")
@@ -58,11 +49,13 @@ def mask_list(
     masked: list[str] = []
     summary = Summary()
     for number, begin in enumerate(range(0, len(captions), PART_ROWS)):
-        part = parts / f"{number:05d}.json"
+        part, rows = parts / f"{number:05d}.json", captions[begin : begin + PART_ROWS]
         if not part.exists():
-            _mask_part(part, captions[begin : begin + PART_ROWS], parser, policy)
+            results = list(mask_captions(rows, parser, policy))
+            done = {"masked": [result.caption for result in results], "summary": Summary.of(rows, results).as_json()}
+            write_text(part, json.dumps(done))
         content = read_json(part, PART, f"delete {parts} and run again")
-        if len(content["masked"]) != len(captions[begin : begin + PART_ROWS]):
+        if len(content["masked"]) != len(rows):
             raise UserError(f"{part}: not as many captions as the list has; delete {parts} and run again")
         masked += content["masked"]
         summary.merge(Summary.from_json(content["summary"]))
@@ -70,9 +63,6 @@ def mask_list(
     _write(replace(table, columns={**table.columns, masked_column: masked}), output, masked_column)
     shutil.rmtree(parts)
     return summary
-
-
-PART = {"masked": [str], "summary": SUMMARY}
 
 
 def _claim(parts: Path, captions: list[str], parser: Parser, policy: str) -> None:
@@ -83,14 +73,6 @@ def _claim(parts: Path, captions: list[str], parser: Parser, policy: str) -> Non
     if settings.exists() and settings.read_bytes() != work.encode():
         raise UserError(f"{parts} holds an unfinished run with another list, parser or policy; finish or delete it")
     write_text(settings, work)
-
-
-def _mask_part(part: Path, captions: list[str], parser: Parser, policy: str) -> None:
-    results = list(mask_captions(captions, parser, policy))
-    summary = Summary()
-    summary.add(captions, results)
-    content = {"masked": [result.caption for result in results], "summary": summary.as_json()}
-    write_text(part, json.dumps(content))
 
 
 def _write(table: Table, output: Path, masked_column: str) -> None:
@@ -110,7 +92,6 @@ def _write_parquet(table: Table, target: Path, masked_column: str) -> None:
     import pyarrow.parquet as parquet
 
     whole = parquet.read_table(table.path)
-    if masked_column in whole.column_names:
-        whole = whole.drop_columns([masked_column])
+    whole = whole.select([name for name in whole.column_names if name != masked_column])
     whole = whole.append_column(masked_column, pa.array(table.columns[masked_column], pa.string()))
     parquet.write_table(whole.select(list(table.columns)), target)

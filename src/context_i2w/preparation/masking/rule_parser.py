@@ -15,10 +15,11 @@ from context_i2w.preparation.masking.rules import Chunk, Span, Tagged
 
 _TOKEN = re.compile(r"[^\W_]+(?:[-.][^\W_]+)*|['’](?:s|m|re|ve|ll)\b|\S", re.IGNORECASE)
 
-# Kinds of words. Those of _PREMODIFIERS can stand before a noun inside its chunk.
-DET, PRON, PREP, CONJ, AUX, ADV, NUM, ADJ, ING, ED, VERB, BASE, NOUN, POSS, OTHER = range(15)
-_PREMODIFIERS = {NUM, ADJ}
-_INSIDE = {NUM, ADJ, NOUN, POSS}
+# Kinds of words, a letter each, so that a caption's kinds are a string.
+DET, PRON, PREP, CONJ, AUX, ADV, NUM, ADJ, ING, ED, VERB, BASE, NOUN, POSS, OTHER = "drpcxa1jgevbnso"
+# A chunk is an article, then adjectives, numbers and nouns, the last a noun or, as in "the public", an adjective.
+_ARTICLE, _INSIDE = "d[da]*", "[1jns]|a(?=j)"
+_CHUNK = re.compile(f"(?:{_ARTICLE})?(?:{_INSIDE})*n|{_ARTICLE}(?:{_INSIDE})*j(?!{_INSIDE})")
 
 _LISTS = (
     (words.AUXILIARIES, AUX),
@@ -51,22 +52,30 @@ class RuleParser:
 
 def find_chunks(caption: str) -> list[Chunk]:
     """The noun chunks of one caption, the grammatical subject marked if a finite verb follows it."""
-    matches, kinds = _tokens(caption)
-    spans = [Span(*match.span()) for match in matches]
-    runs = _runs(kinds)
-    chosen = _subject_place(kinds, runs)
-    return [_make_chunk(kinds, spans, begin, end, place == chosen) for place, (begin, end) in enumerate(runs)]
+    tokens, kinds = _tokens(caption)
+    runs = [found.span() for found in _CHUNK.finditer(kinds)]
+    subject = _subject(kinds, runs)
+
+    def span(begin: int, end: int) -> Span:
+        return Span(tokens[begin].start(), tokens[end - 1].end())
+
+    chunks = []
+    for begin, end in runs:
+        nouns = re.finditer(f"{NOUN}+", kinds[begin : end - 1] + NOUN)
+        places = tuple(span(begin + noun.start(), begin + noun.end()) for noun in nouns)
+        chunks.append(Chunk(span(begin, end), span(end - 1, end), places, (begin, end) == subject))
+    return chunks
 
 
-def _tokens(caption: str) -> tuple[list[re.Match], list[int]]:
+def _tokens(caption: str) -> tuple[list[re.Match], str]:
     """The tokens and their kinds."""
     matches = list(_TOKEN.finditer(caption))
     texts = [match[0].lower() for match in matches]
-    return matches, _settle(texts, [_kind(text) for text in texts])
+    return matches, "".join(_settle(texts, [_kind(text) for text in texts]))
 
 
 @lru_cache(maxsize=200_000)
-def _kind(word: str) -> int:
+def _kind(word: str) -> str:
     """The kind of a word by itself."""
     for listed, kind in _LISTS:
         if word in listed:
@@ -86,7 +95,7 @@ def _kind(word: str) -> int:
     return ADJ if words.looks_adjective(word) else NOUN
 
 
-def _settle(texts: list[str], kinds: list[int]) -> list[int]:
+def _settle(texts: list[str], kinds: list[str]) -> list[str]:
     """Kinds with fixed phrases made prepositions and ambiguous words decided by their neighbours, left to right."""
     for phrase in words.FIXED_PHRASES:
         for i in range(len(texts) - len(phrase) + 1):
@@ -108,7 +117,7 @@ def _settle(texts: list[str], kinds: list[int]) -> list[int]:
     return kinds
 
 
-def _participle(kind: int, before: int, after: int) -> int:
+def _participle(kind: str, before: str, after: str) -> str:
     """`a parked car` has an adjective, `a car parked on`, `is parked` and `in parking it` a verb."""
     names = after in (NOUN, ADJ, ING, ED)
     if before in (DET, ADJ, POSS, NUM):
@@ -120,7 +129,7 @@ def _participle(kind: int, before: int, after: int) -> int:
     return VERB
 
 
-def _verb_or_noun(text: str, kind: int, previous: str, before: int, after: int) -> int:
+def _verb_or_noun(text: str, kind: str, previous: str, before: str, after: str) -> str:
     """A listed verb form is a noun after an article or adjective, and where no noun can be its subject."""
     if text.endswith("ed") and before == NOUN and after == NOUN:
         return ADJ  # "snow covered mountains"
@@ -140,50 +149,12 @@ def _verb_or_noun(text: str, kind: int, previous: str, before: int, after: int) 
     return ADJ if text.endswith("ed") and before in (PREP, OTHER, CONJ) and after in (NOUN, ADJ) else VERB
 
 
-def _is_unlisted_verb(text: str, before: int, after: int) -> bool:
+def _is_unlisted_verb(text: str, before: str, after: str) -> bool:
     """`actor greets the crowd`: a form in -s between a noun and an article."""
     return before == NOUN and after in (DET, PRON) and text.endswith("s") and not text.endswith("ss")
 
 
-def _runs(kinds: list[int]) -> list[tuple[int, int]]:
-    """Token ranges of noun chunks: an article, then adjectives, numbers and nouns, the last a noun."""
-    runs, i = [], 0
-    while i < len(kinds):
-        begin = i
-        if kinds[i] == DET:
-            while i < len(kinds) and kinds[i] in (DET, ADV):
-                i += 1
-        start = i
-        while i < len(kinds) and (
-            kinds[i] in _INSIDE or (kinds[i] == ADV and i + 1 < len(kinds) and kinds[i + 1] == ADJ)
-        ):
-            i += 1
-        end = i
-        while end > start and kinds[end - 1] != NOUN:
-            end -= 1
-        if end == start and start > begin and i > start and kinds[i - 1] == ADJ:
-            kinds[i - 1], end = NOUN, i  # "the public": an adjective with an article and no noun
-        if end > start:
-            runs.append((begin, end))
-        i = max(i, begin + 1)
-    return runs
-
-
-def _subject_place(kinds: list[int], runs: list[tuple[int, int]]) -> int | None:
+def _subject(kinds: str, runs: list[tuple[int, int]]) -> tuple[int, int] | None:
     """The first chunk not led in by a preposition, if a finite verb comes after it."""
-    for place, (begin, end) in enumerate(runs):
-        if begin == 0 or kinds[begin - 1] not in (PREP, VERB, CONJ):
-            return place if any(kind in (AUX, VERB) for kind in kinds[end:]) else None
-    return None
-
-
-def _make_chunk(kinds: list[int], spans: list[Span], begin: int, end: int, is_subject: bool) -> Chunk:
-    nouns, i = [], begin
-    while i < end:
-        start = i
-        while i < end and kinds[i] == NOUN:
-            i += 1
-        if i > start:
-            nouns.append(Span(spans[start].start, spans[i - 1].end))
-        i += i == start
-    return Chunk(Span(spans[begin].start, spans[end - 1].end), spans[end - 1], tuple(nouns), is_subject)
+    first = next(((b, e) for b, e in runs if b == 0 or kinds[b - 1] not in (PREP, VERB, CONJ)), None)
+    return first if first and {AUX, VERB} & set(kinds[first[1] :]) else None

@@ -1,10 +1,16 @@
-"""Word lists of the rule parser: closed classes in full, the commonest of the open ones."""
+"""Word lists of masking: closed classes in full, the commonest of the open ones."""
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# "a photo of a dog", "a group of people": these name no object when "of" follows.
+CARRIERS = _words(
+    "photo photograph picture image portrait illustration drawing sketch painting cartoon vector silhouette view shot "
+    "close-up closeup render rendering sculpture origami toy group couple pair bunch set collection row lot lots "
+    "number variety series herd flock range selection handful dozens hundreds thousands"
+)
 DETERMINERS = _words(
     "a an the this that these those some any each every no another both all several many few my your his her its "
     "our their whose various other either neither such what which"
@@ -21,19 +27,11 @@ PREPOSITIONS = _words(
     "atop throughout since until till despite except featuring including aboard past"
 )
 # Phrases that act as one preposition, so that their nouns name nothing.
-FIXED_PHRASES = (
-    ("in", "front", "of"),
-    ("on", "top", "of"),
-    ("next", "to"),
-    ("close", "to"),
-    ("instead", "of"),
-    ("close", "-", "up", "of"),
-    ("close", "up", "of"),
-    ("because", "of"),
-    ("according", "to"),
-    ("such", "as"),
-    ("as", "well", "as"),
+_PHRASES = (
+    "in front of, on top of, next to, close to, instead of, close - up of, close up of, because of, according to, "
+    "such as, as well as"
 )
+FIXED_PHRASES = [tuple(phrase.split()) for phrase in _PHRASES.split(", ")]
 CONJUNCTIONS = _words("and or but nor & as if because while when where how why that though although so yet whether")
 AUXILIARIES = _words(
     "is are was were be been being am has have had having do does did will would can could may might must shall "
@@ -124,8 +122,7 @@ _BASE_VERBS = _words(
 
 def _inflected(verb: str) -> set[str]:
     """Its forms in -s and -ed."""
-    ends_in_y = verb.endswith("y") and verb[-2] not in "aeiou"
-    if ends_in_y:
+    if verb.endswith("y") and verb[-2] not in "aeiou":
         return {verb[:-1] + "ies", verb[:-1] + "ied"}
     third = verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "z")) else "s")
     return {third, verb.removesuffix("e") + "ed"}

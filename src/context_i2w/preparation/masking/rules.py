@@ -7,59 +7,13 @@ finds the chunks, a policy picks what to mask, and neither knows of the other.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from context_i2w.preparation.masking.rule_words import CARRIERS
 
 PLACEHOLDER = "<|replace|>"
 _SPELLED = re.compile(r"<\|(replace)\|>", re.IGNORECASE)
 _OF = re.compile(r"\s+of\s+((only|just)\s+)?", re.IGNORECASE)
-
-# "a photo of a dog", "a group of people": these name no object when "of" follows.
-CARRIERS = frozenset(
-    [
-        "photo",
-        "photograph",
-        "picture",
-        "image",
-        "portrait",
-        "illustration",
-        "drawing",
-        "sketch",
-        "painting",
-        "cartoon",
-        "vector",
-        "silhouette",
-        "view",
-        "shot",
-        "close-up",
-        "closeup",
-        "render",
-        "rendering",
-        "sculpture",
-        "origami",
-        "toy",
-        "group",
-        "couple",
-        "pair",
-        "bunch",
-        "set",
-        "collection",
-        "row",
-        "lot",
-        "lots",
-        "number",
-        "variety",
-        "series",
-        "herd",
-        "flock",
-        "range",
-        "selection",
-        "handful",
-        "dozens",
-        "hundreds",
-        "thousands",
-    ]
-)
 
 
 class Span(NamedTuple):
@@ -69,8 +23,7 @@ class Span(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A noun chunk: the whole phrase, its head noun, and its nouns with compounds joined."""
 
     span: Span
@@ -80,13 +33,11 @@ class Chunk:
 
 
 class Parser(Protocol):
-    """Finds noun chunks. `name` goes into summaries, so that a masked list says how it was made."""
+    """Finds each caption's noun chunks, in order of place; pronouns are none. Summaries tell its name."""
 
     name: str
 
-    def parse(self, captions: Iterable[str]) -> Iterator[list[Chunk]]:
-        """The chunks of each caption, in order of place; pronouns are none."""
-        ...
+    def parse(self, captions: Iterable[str]) -> Iterator[list[Chunk]]: ...
 
 
 class Tagged(NamedTuple):
@@ -104,8 +55,7 @@ class Tagger(Protocol):
     def tag(self, captions: Iterable[str]) -> Iterator[list[Tagged]]: ...
 
 
-@dataclass(frozen=True)
-class Masked:
+class Masked(NamedTuple):
     """A masked caption and the phrases that were replaced (none: the caption had no object)."""
 
     caption: str
@@ -114,22 +64,18 @@ class Masked:
 
 def subject(caption: str, chunks: list[Chunk]) -> list[Span]:
     """The noun chunk that is the grammatical subject, else the first."""
-    chunk = _object_chunk(caption, chunks)
-    return [chunk.span] if chunk else []
+    return [chunk.span for chunk in _object_chunk(caption, chunks)]
 
 
 def head_noun(caption: str, chunks: list[Chunk]) -> list[Span]:
     """Only the head noun of that chunk; its articles, adjectives and compounds stay."""
-    chunk = _object_chunk(caption, chunks)
-    return [chunk.head] if chunk else []
+    return [chunk.head for chunk in _object_chunk(caption, chunks)]
 
 
 def all_nouns(caption: str, chunks: list[Chunk]) -> list[Span]:
     """Every noun, a compound as one, save carriers."""
-    following = [*chunks[1:], None]
-    return [
-        noun for chunk, after in zip(chunks, following) if not _carries(caption, chunk, after) for noun in chunk.nouns
-    ]
+    pairs = zip(chunks, [*chunks[1:], None])
+    return [noun for chunk, after in pairs if not _carries(caption, chunk, after) for noun in chunk.nouns]
 
 
 POLICIES: dict[str, Callable[[str, list[Chunk]], list[Span]]] = {
@@ -139,13 +85,12 @@ POLICIES: dict[str, Callable[[str, list[Chunk]], list[Span]]] = {
 }
 
 
-def _object_chunk(caption: str, chunks: list[Chunk]) -> Chunk | None:
-    if not chunks:
-        return None
+def _object_chunk(caption: str, chunks: list[Chunk]) -> list[Chunk]:
+    """The one chunk that names the object; none where there are no chunks."""
     place = next((i for i, chunk in enumerate(chunks) if chunk.subject), 0)
     while place + 1 < len(chunks) and _carries(caption, chunks[place], chunks[place + 1]):
         place += 1
-    return chunks[place]
+    return chunks[place : place + 1]
 
 
 def _carries(caption: str, chunk: Chunk, following: Chunk | None) -> bool:

@@ -93,16 +93,20 @@ def shortened(caption: str, tokenizer: Tokenizer) -> str:
     return text.replace(" ' ", "'")
 
 
+def _runs(tokens: Iterable[Tagged]) -> list[list[Span]]:
+    """The longest runs of keywords."""
+    every = itertools.groupby(tokens, lambda token: token.keyword)
+    return [[token.span for token in run] for keyword, run in every if keyword]
+
+
 def runs(tokens: Iterable[Tagged]) -> list[Span]:
     """From the first to the last character of each longest run of keywords."""
-    found = [list(run) for keyword, run in itertools.groupby(tokens, lambda token: token.keyword) if keyword]
-    return [Span(run[0].span.start, run[-1].span.end) for run in found]
+    return [Span(run[0].start, run[-1].end) for run in _runs(tokens)]
 
 
 def joined(caption: str, tokens: Iterable[Tagged]) -> list[str]:
     """The same runs as texts, one blank between tokens."""
-    found = [list(run) for keyword, run in itertools.groupby(tokens, lambda token: token.keyword) if keyword]
-    return [" ".join(caption[slice(*token.span)] for token in run) for run in found]
+    return [" ".join(caption[slice(*span)] for span in run) for run in _runs(tokens)]
 
 
 def replaced(caption: str, runs: Sequence[str], draw: Draw) -> str:

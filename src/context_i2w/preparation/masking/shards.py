@@ -7,8 +7,9 @@ skipped, so a stopped run goes on where it was. All other members keep their byt
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,11 +48,9 @@ def find_shards(patterns: Iterable[str]) -> list[Path]:
     if remote:
         raise UserError(f"{list_some(remote)}: only local shards are rewritten; fetch them first")
     names = [Path(shard).name for shard in shards]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise UserError(
-            f"two shards are called {list_some(twice)}, and would become one; mask their folders one by one"
-        )
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
+        trouble = f"two shards are called {list_some(twice)}, and would become one"
+        raise UserError(f"{trouble}; mask their folders one by one")
     return [Path(shard) for shard in shards]
 
 
@@ -98,12 +97,12 @@ def _mask_shard(source: Path, target: Path, parser: Parser, policy: str, masked_
     summary = Summary()
     mode: Literal["w", "w:gz"] = "w" if source.suffix == ".tar" else "w:gz"
     with atomic_path(target) as temporary, tarfile.open(temporary, mode, format=tarfile.PAX_FORMAT) as out:
-        for samples in _batches(_samples(source)):
+        every = _samples(source)
+        while samples := list(islice(every, _BATCH)):
             captions = [_caption(sample) for sample in samples]
             known = [caption for caption in captions if caption is not None]
             results = list(mask_captions(known, parser, policy))
-            summary.add(known, results)
-            summary.without_caption += len(samples) - len(known)
+            summary.merge(Summary.of(known, results, without_caption=len(samples) - len(known)))
             masked = iter(results)
             for sample, caption in zip(samples, captions):
                 if caption is not None:
@@ -122,26 +121,13 @@ def _samples(shard: Path) -> Iterator[list[Member]]:
         raise UserError(f"{shard} can't be read ({error}); mend it or fetch it again") from None
 
 
-def _batches(samples: Iterator[list[Member]]) -> Iterator[list[list[Member]]]:
-    batch: list[list[Member]] = []
-    for sample in samples:
-        batch.append(sample)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _caption(sample: list[Member]) -> str | None:
     """The text member's content, else the JSON's caption; None without either or with a broken JSON."""
     contents = {member.ending: member.content for member in sample}
-    fields = _fields(contents["json"]) if "json" in contents else {}
+    fields = _fields(contents.get("json", b"{}"))
     if fields is None:
         return None
-    if "txt" in contents:
-        return contents["txt"].decode("utf-8", errors="replace")
-    caption = fields.get("caption")
+    caption = contents["txt"].decode("utf-8", errors="replace") if "txt" in contents else fields.get("caption")
     return caption if isinstance(caption, str) else None
 
 
@@ -154,11 +140,11 @@ def _fields(content: bytes) -> dict | None:
 
 
 def _with_field(sample: list[Member], name: str, value: str) -> list[Member]:
-    place = next((i for i, member in enumerate(sample) if member.ending == "json"), None)
-    fields = {} if place is None else _fields(sample[place].content) or {}
+    old = next((member for member in sample if member.ending == "json"), None)
+    fields = _fields(old.content) or {} if old else {}
     content = json.dumps({**fields, name: value}).encode()
-    header = tarfile.TarInfo(sample[0].name + ".json") if place is None else sample[place].header
+    header = old.header if old else tarfile.TarInfo(sample[0].name + ".json")
     header.size = len(content)
     header.pax_headers = {key: value for key, value in header.pax_headers.items() if key != "size"}
     member = Member(header, content, sample[0].name, "json")
-    return [*sample, member] if place is None else [*sample[:place], member, *sample[place + 1 :]]
+    return [member if one is old else one for one in sample] if old else [*sample, member]

@@ -57,16 +57,15 @@ def installed(pipeline: str) -> str | None:
 
 
 def _load(pipeline: str):
+    how = f"is not installed; `{remedy(pipeline)}`, or take `--parser rules`"
     try:
         import spacy
     except ImportError:
-        raise UserError(f"spaCy is not installed; `{remedy(pipeline)}`, or take `--parser rules`") from None
+        raise UserError(f"spaCy {how}") from None
     try:
         nlp = spacy.load(installed(pipeline) or pipeline, exclude=["ner", "lemmatizer"])
     except OSError:
-        raise UserError(
-            f"spaCy's pipeline {pipeline!r} is not installed; `{remedy(pipeline)}`, or take `--parser rules`"
-        ) from None
+        raise UserError(f"spaCy's pipeline {pipeline!r} {how}") from None
     if not nlp.pipe_names:
         raise UserError(f"spaCy's pipeline {pipeline!r} is empty; masking needs tags and a dependency parse")
     return nlp

@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from context_i2w.preparation.masking.rules import Masked
@@ -22,14 +22,13 @@ class Summary:
     phrases: Counter = field(default_factory=Counter)
     samples: list[tuple[str, str, str]] = field(default_factory=list)  # (hash, caption, masked caption)
 
-    def add(self, captions: Iterable[str], results: Iterable[Masked]) -> None:
-        fresh = []
-        for caption, result in zip(captions, results, strict=True):
-            self.captions += 1
-            self.masked += bool(result.phrases)
-            self.phrases.update(phrase.lower() for phrase in result.phrases)
-            fresh.append((hashlib.sha256(caption.encode("utf-8", "replace")).hexdigest(), caption, result.caption))
-        self.samples = heapq.nsmallest(SAMPLES, {*self.samples, *fresh})
+    @classmethod
+    def of(cls, captions: Sequence[str], results: Sequence[Masked], without_caption: int = 0) -> "Summary":
+        hashes = [hashlib.sha256(caption.encode("utf-8", "replace")).hexdigest() for caption in captions]
+        masked = sum(bool(result.phrases) for result in results)
+        phrases = Counter(phrase.lower() for result in results for phrase in result.phrases)
+        samples = {*zip(hashes, captions, (result.caption for result in results))}
+        return cls(len(captions), masked, without_caption, phrases, heapq.nsmallest(SAMPLES, samples))
 
     def merge(self, other: "Summary") -> None:
         self.captions += other.captions
@@ -52,10 +51,8 @@ class Summary:
         """For people: the masked share, the commonest phrases, the samples."""
         whole = self.captions - self.masked
         share = 100 * self.masked / max(self.captions, 1)
-        lines = [
-            f"{self.captions:,} captions: {self.masked:,} masked ({share:.1f} %), "
-            f"{whole:,} without an object kept whole"
-        ]
+        counts = f"{self.captions:,} captions: {self.masked:,} masked ({share:.1f} %)"
+        lines = [f"{counts}, {whole:,} without an object kept whole"]
         if self.without_caption:
             lines.append(f"{self.without_caption:,} samples without a readable caption were left as they are")
         lines.append("most frequent masked phrases:")

@@ -1,8 +1,8 @@
 """Object manipulation in CIRR's format: image sets of six, made of a scene and five variants, each one change away."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from context_i2w.toy_world.scenes import Scene, other, pick, random_thing, random_things, stream_key
 from context_i2w.toy_world.sizes import Sizes
 from context_i2w.toy_world.vocabulary import COLOURS, KINDS, PATTERNS, PLACES, REAL, WHERE, describe, with_article
-from context_i2w.toy_world.writing import Drawing, write_drawings
+from context_i2w.toy_world.writing import Drawing, write_drawings, write_json
 
 SET_SIZE = 6
 DRAWN_AGAIN = 2  # further images of each set's scene: near copies of the reference that no query asks for
@@ -33,8 +33,8 @@ def write_cirr(root: Path, copy: str, seed: int, sizes: Sizes, workers: int | No
         scenes |= {name: scene.changed(i) for i, (name, scene) in enumerate(zip(names, family))}
         entries += _entries(number, names[:SET_SIZE], changes, rng)
     files = {name: f"./dev/{name}.png" for name in scenes}
-    _write_json(folder / "captions" / "cap.rc2.val.json", entries)
-    _write_json(folder / "image_splits" / "split.rc2.val.json", files)
+    write_json(folder / "captions" / "cap.rc2.val.json", entries)
+    write_json(folder / "image_splits" / "split.rc2.val.json", files)
     drawings = [Drawing(str(folder / files[name]), scene) for name, scene in scenes.items()]
     write_drawings(drawings, workers, f"{copy}: CIRR")
 
@@ -57,21 +57,14 @@ def _entries(number: int, members: list[str], changes: list[Change], rng: np.ran
     return entries
 
 
-def _recolour(scene: Scene, rng: np.random.Generator) -> Change:
-    return _with_attribute(scene, rng, "colour", COLOURS)
-
-
-def _repattern(scene: Scene, rng: np.random.Generator) -> Change:
-    return _with_attribute(scene, rng, "pattern", PATTERNS)
-
-
-def _with_attribute(scene: Scene, rng: np.random.Generator, name: str, values: tuple[str, ...]) -> Change:
+def _with_attribute(name: str, values: tuple[str, ...], scene: Scene, rng: np.random.Generator) -> Change:
     place = int(rng.integers(len(scene.things)))
     thing = scene.things[place]
     before, after = getattr(thing, name), other(rng, values, getattr(thing, name))
     changed = replace(thing, **{name: after})
     form = "is {word}" if len(scene.things) == 1 else pick(rng, ("the {kind} is {word}", "a {word} {kind}"))
-    there, back = (_grammatical(form.format(word=word, kind=thing.kind)) for word in (after, before))
+    phrases = (form.format(word=word, kind=thing.kind) for word in (after, before))
+    there, back = (with_article(p.removeprefix("a ")) if p.startswith("a ") else p for p in phrases)
     return _with_thing(scene, place, changed), there, back
 
 
@@ -106,8 +99,8 @@ def _restyle(scene: Scene, rng: np.random.Generator) -> Change:
 
 
 _CHANGES: tuple[Callable[[Scene, np.random.Generator], Change], ...] = (
-    _recolour,
-    _repattern,
+    partial(_with_attribute, "colour", COLOURS),
+    partial(_with_attribute, "pattern", PATTERNS),
     _move,
     _add,
     _exchange,
@@ -121,12 +114,3 @@ def _absent(scene: Scene) -> list[str]:
 
 def _with_thing(scene: Scene, place: int, thing) -> Scene:
     return replace(scene, things=(*scene.things[:place], thing, *scene.things[place + 1 :]))
-
-
-def _grammatical(phrase: str) -> str:
-    return with_article(phrase[2:]) if phrase.startswith("a ") else phrase
-
-
-def _write_json(path: Path, content: list | dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -1,19 +1,20 @@
 """Object composition in COCO's format: images with instance annotations, then prepared as the real ones are."""
 
-import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from context_i2w.preparation.coco import CocoOptions, cut_out, draw_queries, list_text
+from context_i2w.files import write_text
+from context_i2w.preparation.coco import CocoOptions, Query, cut_out, draw_queries, list_text
 from context_i2w.preparation.coco_masks import segmentation_mask
 from context_i2w.toy_world.drawing import SIZE
 from context_i2w.toy_world.outlines import outlines
 from context_i2w.toy_world.scenes import Scene, pick, random_things, stream_key
 from context_i2w.toy_world.sizes import Sizes
 from context_i2w.toy_world.vocabulary import GARMENTS, KINDS, PLACES, REAL
-from context_i2w.toy_world.writing import Drawing, parallel, write_drawings
+from context_i2w.toy_world.writing import Drawing, parallel, write_drawings, write_json
 
 # Few kinds, so that many images hold the kinds that a text names and only the picture of the one tells which.
 SHOWN = ("house", "tree", "car", "boat", "fish", "umbrella")
@@ -33,13 +34,11 @@ def write_coco(root: Path, copy: str, seed: int, sizes: Sizes, workers: int | No
     ]
     masks = write_drawings(drawings, workers, f"{copy}: COCO")
     content = _annotations(drawings, masks)
-    (folder / "annotations").mkdir(parents=True)
-    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content) + "\n")
+    write_json(folder / "annotations" / "instances_val2017.json", content)
     queries = draw_queries(content, CocoOptions(seed=seed))
     (folder / "val2017_masked").mkdir()
-    for _ in parallel(_write_cut_out, [(folder, query) for query in queries], workers, f"{copy}: cut-outs"):
-        pass
-    (folder / "coco_eval.csv").write_text(list_text(queries), encoding="utf-8")
+    list(parallel(partial(_write_cut_out, folder), queries, workers, f"{copy}: cut-outs"))
+    write_text(folder / "coco_eval.csv", list_text(queries))
 
 
 def _scene(key: tuple[int, ...], number: int) -> Scene:
@@ -73,7 +72,6 @@ def _instance(mask: np.ndarray) -> dict:
     return {"segmentation": polygons, "area": int(covered.sum()), "bbox": box}
 
 
-def _write_cut_out(job: tuple) -> None:
-    folder, query = job
+def _write_cut_out(folder: Path, query: Query) -> None:
     with Image.open(folder / "val2017" / query.file_name) as image:
         cut_out(image, query).save(folder / "val2017_masked" / query.file_name, compress_level=4)

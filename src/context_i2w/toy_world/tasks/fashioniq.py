@@ -1,6 +1,6 @@
 """Attribute manipulation in FashionIQ's format: three garments, the target differs in two named attributes."""
 
-import json
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 from context_i2w.toy_world.scenes import Scene, Thing, other, pick, stream_key
 from context_i2w.toy_world.sizes import Sizes
 from context_i2w.toy_world.vocabulary import BACKGROUNDS, COLOURS, LENGTHS, PATTERNS, REAL
-from context_i2w.toy_world.writing import Drawing, write_drawings
+from context_i2w.toy_world.writing import Drawing, write_drawings, write_json
 
 GARMENTS = {"dress": "dress", "shirt": "shirt", "toptee": "top"}  # the benchmark's name: the toy world's kind
 _VALUES = {"colour": COLOURS, "pattern": PATTERNS, "length": LENGTHS}
@@ -26,23 +26,17 @@ def write_fashioniq(root: Path, copy: str, seed: int, sizes: Sizes, workers: int
         gallery = _gallery(kind, key, rng, sizes.fashion_gallery)
         names = {scene: f"B{copy.upper()}{number}{index:05d}" for index, scene in enumerate(gallery)}
         entries = _queries(gallery, names, rng, sizes.fashion_queries)
-        _write_json(folder / "captions" / f"cap.{garment}.val.json", entries)
-        _write_json(folder / "image_splits" / f"split.{garment}.val.json", list(names.values()))
+        write_json(folder / "captions" / f"cap.{garment}.val.json", entries)
+        write_json(folder / "image_splits" / f"split.{garment}.val.json", list(names.values()))
         drawings += [Drawing(str(folder / "images" / f"{name}.png"), scene) for scene, name in names.items()]
     write_drawings(drawings, workers, f"{copy}: FashionIQ")
 
 
 def _gallery(kind: str, key: tuple[int, ...], rng: np.random.Generator, count: int) -> list[Scene]:
     """Garments of which no two agree in colour, pattern, length and background."""
-    every = [
-        Scene((Thing(kind, colour, pattern, length),), background, REAL, ())
-        for colour in COLOURS
-        for pattern in PATTERNS
-        for length in LENGTHS
-        for background in BACKGROUNDS
-    ]
-    chosen = rng.permutation(len(every))[:count]
-    return [replace(every[i], seed=(*key, number)) for number, i in enumerate(chosen)]
+    every = list(itertools.product(COLOURS, PATTERNS, LENGTHS, BACKGROUNDS))
+    chosen = [every[i] for i in rng.permutation(len(every))[:count]]
+    return [Scene((Thing(kind, *looks),), place, REAL, (*key, n)) for n, (*looks, place) in enumerate(chosen)]
 
 
 def _queries(gallery: list[Scene], names: dict[Scene, str], rng: np.random.Generator, count: int) -> list[dict]:
@@ -60,8 +54,3 @@ def _queries(gallery: list[Scene], names: dict[Scene, str], rng: np.random.Gener
         captions = [pick(rng, _SAYINGS[name]).format(values[name]) for name in changed]
         entries.append({"target": names[target], "candidate": names[reference], "captions": captions})
     return entries
-
-
-def _write_json(path: Path, content: list) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content) + "\n", encoding="utf-8")

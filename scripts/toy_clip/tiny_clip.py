@@ -17,37 +17,14 @@ from context_i2w.model.prompts import END_ID, PLACEHOLDER_ID, START_ID, Tokenize
 from context_i2w.toy_world import vocabulary
 
 # Words of captions and prompts that name no attribute. A word that no caption holds would have an untrained row.
-FUNCTION_WORDS = (
-    "a",
-    "an",
-    "the",
-    "of",
-    ",",
-    "and",
-    "with",
-    "without",
-    "no",
-    "only",
-    "instead",
-    "on",
-    "in",
-    "at",
-    "next",
-    "to",
-    "beside",
-    "that",
-    "is",
-    "photo",
-    "picture",
-)
+FUNCTION_WORDS = "a an the of , and with without no only instead on in at next to beside that is photo picture"
 
 
 def words() -> list[str]:
     """Every word that has a row in the tiny CLIP's table."""
     v = vocabulary
     named = (*v.KINDS, *v.COLOURS, *v.PATTERNS, *v.LENGTHS, *v.BACKGROUNDS, *v.CONVERTED)
-    where = [word for phrase in v.WHERE.values() for word in phrase.split()]
-    return sorted({*FUNCTION_WORDS, *named, *where})
+    return sorted({*" ".join([FUNCTION_WORDS, *v.WHERE.values()]).split(), *named})
 
 
 class WordTable:
