@@ -23,11 +23,10 @@ from context_i2w.errors import UserError, exit_on_user_error
 from context_i2w.evaluation.options import DeviceChoice
 
 if TYPE_CHECKING:
-    from context_i2w.benchmarks.base import Benchmark
     from context_i2w.distributed import Process
     from context_i2w.evaluation.evaluate import Result
     from context_i2w.evaluation.features import EncodingOptions
-    from context_i2w.evaluation.paper_tables import PaperTable, Results
+    from context_i2w.evaluation.paper_tables import PaperTable
     from context_i2w.evaluation.setup import Models
 
 PAPER_NAMES = {"context-i2w": "Context-I2W", "pic2word": "Pic2Word", "searle": "SEARLE", "lincir": "LinCIR"}
@@ -72,7 +71,9 @@ def reproduce(asked: ReproductionOptions, process: Process) -> None:
     # Of any kind: the other benchmarks take hours and don't depend on it. Of several processes an error that is not
     # the user's may be one's alone, for which the others would wait: it ends all.
     failures = Exception if process.world == 1 else UserError
-    parts = [f"# The published tables\n\nEach cell: ours / published (difference), percent. {_about(models)}"]
+    files = ", ".join(f"{c['path']} ({c['sha256'][:12]})" for c in models.about["checkpoints"].values())
+    about = f"Checkpoints: {files}; CLIP {models.clip.name}; torch {versions()['torch']}."
+    parts = [f"# The published tables\n\nEach cell: ours / published (difference), percent. {about}"]
     content = {"tables": [], **models.about, "data_root": asked.data_root, "versions": versions()}
     for table in TABLES:
         entry = {"title": table.title, "benchmark": table.mode, "published": by_row(table), "results": None}
@@ -83,9 +84,10 @@ def reproduce(asked: ReproductionOptions, process: Process) -> None:
             entry["not run"] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             parts.append(f"{compared(table, None)}\n\nNot run: {entry['not run']}.")
         else:
-            entry |= {"results": results_of(result), "protocol": dict(result.benchmark.protocol)}
+            found = None if result.submissions else result.metrics  # of a test whose answers are not public
+            entry |= {"results": found, "protocol": dict(result.benchmark.protocol)}
             shown = protocol_line(result.benchmark.protocol)
-            parts.append(f"{compared(table, results_of(result))}\n\n{other_size(table, result)}Protocol: {shown}.")
+            parts.append(f"{compared(table, found)}\n\n{other_size(table, result)}Protocol: {shown}.")
             if result.submissions:
                 files = write_submissions(result, asked.submission_dir)
                 parts.append(f"Submission files in {asked.submission_dir}: {', '.join(path.name for path in files)}.")
@@ -96,14 +98,21 @@ def reproduce(asked: ReproductionOptions, process: Process) -> None:
     print(f"\nwrote {asked.output} and {asked.output.with_suffix('.json')}")
 
 
-def run(table: PaperTable, models: Models, data_root: str, encoding: EncodingOptions, protocol: str = "ours") -> Result:
+def run(table: PaperTable, models: Models, data_root: str, encoding: EncodingOptions, protocol: str) -> Result:
+    """The paper's methods under the table's protocol, a mapper's row bearing the mapper's name."""
     from context_i2w.benchmarks.protocols import under
+    from context_i2w.evaluation.evaluate import BASELINES, ONLY, evaluate, row_name
 
     kind = BENCHMARKS[table.mode]
     known = {spec.name for spec in fields(kind.options)}
     theirs = {name: value for name, value in PROTOCOLS[protocol].options.items() if name in known}
-    benchmark = kind.load(data_root, kind.options(**theirs | dict(table.options)))
-    return as_in_the_paper(under(benchmark, protocol), models, encoding)
+    benchmark = under(kind.load(data_root, kind.options(**theirs | dict(table.options))), protocol)
+    result = evaluate(benchmark, models.clip, models.mappers, encoding, (*BASELINES, "image*text", ONLY))
+    for rows in (*result.metrics.values(), result.submissions):
+        for mapper in models.mappers:
+            if row_name(ONLY, mapper) in rows:
+                rows[mapper] = rows.pop(row_name(ONLY, mapper))
+    return result
 
 
 def other_size(table: PaperTable, result: Result) -> str:
@@ -133,30 +142,6 @@ def named_as_in_the_papers(asked: ReproductionOptions, process: Process) -> Mode
     paths = [Path(path) for path in asked.resume]
     models = load_models(paths, asked.model, asked.pretrained, process.device)
     return Models(models.clip, dict(zip(names, models.mappers.values(), strict=True)), models.about)
-
-
-def as_in_the_paper(benchmark: Benchmark, models: Models, options: EncodingOptions) -> Result:
-    """The paper's methods, a mapper's row bearing the mapper's name."""
-    from context_i2w.evaluation.evaluate import BASELINES, ONLY, evaluate, row_name
-
-    result = evaluate(benchmark, models.clip, models.mappers, options, (*BASELINES, "image*text", ONLY))
-    for rows in (*result.metrics.values(), result.submissions):
-        for mapper in models.mappers:
-            if row_name(ONLY, mapper) in rows:
-                rows[mapper] = rows.pop(row_name(ONLY, mapper))
-    return result
-
-
-def results_of(result: Result) -> Results | None:
-    """The metrics, or None for a test whose answers are not public."""
-    return None if result.submissions else result.metrics
-
-
-def _about(models: Models) -> str:
-    from context_i2w.evaluation.report import versions
-
-    files = ", ".join(f"{c['path']} ({c['sha256'][:12]})" for c in models.about["checkpoints"].values())
-    return f"Checkpoints: {files}; CLIP {models.clip.name}; torch {versions()['torch']}."
 
 
 if __name__ == "__main__":
