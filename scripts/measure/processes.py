@@ -26,8 +26,6 @@ from context_i2w.errors import exit_on_user_error
 
 @dataclass(frozen=True)
 class ProcessesOptions(Options):
-    """What is measured."""
-
     processes: int = option(2, "that share the work", at_least=2)
     rounds: int = option(3, "times that each way runs", at_least=1)
     scale: int = option(20, "the evaluation has 1 : SCALE of CIRR's images and queries", at_least=1)
@@ -36,7 +34,7 @@ class ProcessesOptions(Options):
 
 
 @exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str] | None = None) -> None:
     description = __doc__.splitlines()[0]
     asked = parse(ProcessesOptions, argv, prog="python scripts/measure/processes.py", description=description)
     from benchmarking.input_ways import make_pairs
@@ -55,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 "times_faster": round(medians["1"] / medians[str(asked.processes)], 3),
             }
     print(json.dumps(report))
-    return report
 
 
 def evaluation(asked: ProcessesOptions, folder: str) -> tuple[float, str]:
@@ -98,14 +95,13 @@ def index(asked: ProcessesOptions, folder: str) -> tuple[float, str]:
 
 
 def random_clip(model: str) -> Any:
-    import open_clip
     import torch
 
-    from context_i2w.model.clip import FrozenCLIP
+    from context_i2w.model.clip_weights import load_clip
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return FrozenCLIP(open_clip.create_model(model), model)
+    return load_clip(model, None)
 
 
 if __name__ == "__main__":
