@@ -8,8 +8,6 @@ JSON object: medians of the seconds and of the processor's seconds, and the rati
 median of the `images_per_second` that the runs logged. The world is drawn by `python src/main.py`.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import sys

@@ -33,8 +33,6 @@ TOLD = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 @dataclass(frozen=True)
 class BusyOptions(Options):
-    """What is measured."""
-
     busy: int = option(6, "busy processes beside the evaluation", at_least=0, at_most=1024)
     rounds: int = option(3, "times that each way runs", at_least=1)
     ways: tuple[str, ...] = option(("thread", "passive", "spin-1000"), "of waiting, the first of them first",

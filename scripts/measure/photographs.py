@@ -11,8 +11,6 @@ so that whatever else the machine does falls on both; seconds of the processor (
 on it. The CLIP is the shipped toy one: reading is what is measured.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import tempfile
