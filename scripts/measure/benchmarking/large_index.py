@@ -62,11 +62,8 @@ def measure_faiss(path: Path, queries: torch.Tensor, threads: int, factory: str,
     for parameters in all_parameters:
         index = approximate.load(file, ApproximateOptions(factory, parameters))
         found = search_times(lambda part, index=index: approximate.search(index, gallery, part, 10), queries)
-        memory = _above(before)
-        recall = approximate.recall(index, gallery, queries)
-        rows.append(
-            {"way": f"{factory} {parameters}".strip(), **built, **found, **memory, "recall@10": round(recall, 4)}
-        )
+        way = {"way": f"{factory} {parameters}".strip(), **built, **found, **_above(before)}
+        rows.append(way | {"recall@10": round(approximate.recall(index, gallery, queries), 4)})
         del index
     return rows
 
