@@ -7,9 +7,10 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import chain
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -173,7 +174,7 @@ def launch(run: Callable[..., Any], processes: int, *args) -> Any:
         except FAILURES as error:
             if passed:
                 return None
-            raise _cause(error, [*reports, *_arrived(queue)]) from None
+            raise _cause(error, chain(reports, _arrived(queue))) from None
     [result] = [*reports, *_arrived(queue)]
     return result
 
@@ -248,8 +249,11 @@ def _arrived(queue: Any) -> Iterator[Any]:
         yield queue.get()
 
 
-def _cause(error: Exception, reports: Sequence[Any]) -> Exception:
-    """What to raise for a failed process: its own report came first, then those of others that missed it."""
+def _cause(error: Exception, reports: Iterable[Any]) -> Exception:
+    """What to raise for a failed process: its own report came first, then those of others that missed it.
+
+    Of one that was killed no report is read: what another was writing may be cut off, and its end waited for in vain.
+    """
     if isinstance(error, ProcessExitedException) and error.exit_code < 0:
         return UserError(f"process {error.error_index} was ended by {error.signal_name}; if nobody did, memory ran out")
     failures = (report for report in reports if isinstance(report, Exception))  # not what the first process returned
