@@ -4,8 +4,6 @@
 Nothing is fetched: open_clip's configurations tell.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

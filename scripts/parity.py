@@ -4,8 +4,6 @@ Print the table:                      python scripts/parity.py
 Bring docs/parity.md up to date:      python scripts/parity.py --write docs/parity.md
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from context_i2w.benchmarks.options import BENCHMARKS
-from context_i2w.command_line import Options, option, parse
+from context_i2w.command_line import Options, nested, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.evaluation.options import DeviceChoice
 
 if TYPE_CHECKING:
+    from context_i2w.distributed import Process
     from context_i2w.evaluation.sweep import Scores
 
 
@@ -34,31 +36,40 @@ class SweepOptions(Options):
     data_root: str | None = option(None, "folder of the benchmarks; left out: data, or data/toy/dev", metavar="DIR")
     benchmarks: tuple[str, ...] = option(("imgnet", "coco", "cirr", "fashion"), "which", choices=tuple(BENCHMARKS))
     output: Path = option(None, "methods.json and curves.png", metavar="DIR", required=True)
-    device: str | None = option(None, "cpu or cuda; left out: a GPU if there is one")
-    batch_size: int = option(64, "images per vision pass", at_least=1)
+    machine: DeviceChoice = nested(DeviceChoice, "machine")
 
 
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(SweepOptions, argv, prog="python scripts/sweep.py", description=__doc__)
-    from context_i2w.checkpoints.find import shipped_checkpoints  # imports torch, which --help does without
+    if "cirr_test" in asked.benchmarks:
+        raise UserError("--benchmarks cirr_test: has no answers to choose by; take cirr")
+    from context_i2w.evaluation.setup import in_processes  # imports torch, which --help does without
+
+    in_processes(asked.machine, sweep, asked)
+
+
+def sweep(asked: SweepOptions, process: Process) -> None:
+    """Measures in all processes; the first chooses, writes and prints."""
+    from context_i2w.checkpoints.find import shipped_checkpoints
     from context_i2w.evaluation.features import EncodingOptions
     from context_i2w.evaluation.report import versions, write_json
-    from context_i2w.evaluation.setup import TOY_ROOT, choose_data_root, choose_device, load_models
+    from context_i2w.evaluation.setup import TOY_ROOT, choose_data_root, load_models
     from context_i2w.evaluation.sweep import choice, measure, measure_all
     from context_i2w.files import check_writable
     from context_i2w.model.clip_weights import TOY_MODEL
 
-    check_writable(asked.output / "methods.json", "--output")
-    if "cirr_test" in asked.benchmarks:
-        raise UserError("--benchmarks cirr_test: has no answers to choose by; take cirr")
+    process.by_first(lambda: check_writable(asked.output / "methods.json", "--output"))
     sources = [Path(source) for source in asked.resume or shipped_checkpoints(published=True)]
-    models = load_models(sources, asked.model, asked.pretrained, choose_device(None, asked.device))
-    root = TOY_ROOT / "dev" if models.clip.name == TOY_MODEL and not asked.data_root else None
-    chosen_root = choose_data_root(asked.data_root, models.clip)  # draws the toy world if it is not there
-    root = root or chosen_root
+    models = load_models(sources, asked.model, asked.pretrained, process.device)
+    root = process.by_first(lambda: choose_data_root(asked.data_root, models.clip))  # draws an absent toy world
+    if models.clip.name == TOY_MODEL and not asked.data_root:
+        root = TOY_ROOT / "dev"
     benchmarks = {task: BENCHMARKS[task].load(root, BENCHMARKS[task].options()) for task in asked.benchmarks}
-    scores = measure_all(benchmarks, models.clip, models.mappers, EncodingOptions(asked.batch_size))
+    encoding = EncodingOptions(asked.machine.batch_size, asked.machine.workers, process=process)
+    scores = measure_all(benchmarks, models.clip, models.mappers, encoding)
+    if not process.is_first:
+        return
     on = {"data_root": str(root), "measures": {task: measure(task) for task in benchmarks}, **models.about}
     found = choice(scores, on) | {"command": shlex.join(["python", *sys.argv]), "versions": versions()}
     write_json(found, asked.output / "methods.json")

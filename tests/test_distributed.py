@@ -42,6 +42,14 @@ def test_processes_gather_rows_of_different_numbers_and_the_first_ones_result_re
     assert torch.equal(grad1, torch.arange(6.0).view(2, 3))
 
 
+def large() -> bytes:
+    return bytes(1 << 20)
+
+
+def test_a_result_larger_than_a_pipe_holds_returns():
+    assert launch(large, 2) == large()  # waited for ever when it was read after the processes' end
+
+
 def fail(kind: str) -> None:
     process = join("cpu")
     if process.rank == 1:
@@ -106,7 +114,5 @@ def test_a_device_that_is_not_there_is_one_short_line(name):
 
 
 def test_a_result_that_came_before_a_failure_is_not_its_cause():
-    reports = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    for report in (True, UserError("no room")):
-        reports.put(report)
+    reports = [True, UserError("no room")]
     assert str(distributed._cause(RuntimeError("process 1 failed"), reports)) == "no room"

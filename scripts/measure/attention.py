@@ -10,8 +10,6 @@ there (chance), and how much of the mass on an object comes and goes with the de
 to be kept minus share while the other is. A map that ignores the description moves by 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

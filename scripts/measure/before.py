@@ -8,23 +8,19 @@ JSON object: medians of the seconds and of the processor's seconds, and the rati
 median of the `images_per_second` that the runs logged. The world is drawn by `python src/main.py`.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from benchmarking.commands import HERE, in_turn, medians, python
 from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
 
-HERE = Path(__file__).resolve().parents[2]
 MAPPER = "checkpoints/toy/context-i2w"
 ROWS = "image,text,image+text,composed"  # that every tree has; earlier ones can't be told and have no others
 
@@ -59,16 +55,10 @@ def commands(world: Path, made: Path) -> dict[str, list[str]]:
 def run(tree: Path, name: str, world: Path) -> dict[str, float]:
     """Seconds of one command in a process of its own, and its images per second if it trains."""
     with tempfile.TemporaryDirectory() as made:
-        begun, before = time.perf_counter(), os.times()
-        argv = [sys.executable, *commands(world.resolve(), Path(made))[name]]
-        argv += ["--methods", ROWS] if name == "evaluate" and tree == HERE else []
-        environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "TQDM_DISABLE": "1"}
-        done = subprocess.run(argv, cwd=tree, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"{tree}: {name}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-        after = os.times()
-        cpu = after.children_user + after.children_system - before.children_user - before.children_system
-        found = {"seconds": time.perf_counter() - begun, "cpu": cpu}
+        words = commands(world.resolve(), Path(made))[name]
+        words += ["--methods", ROWS] if name == "evaluate" and tree == HERE else []
+        done = python(words, tree)
+        found = {"seconds": done.seconds, "cpu": done.cpu}
         metrics = Path(made) / "logs/run/metrics.jsonl"
         if metrics.exists():
             steps = [row for row in map(json.loads, metrics.read_text().splitlines()) if "images_per_second" in row]
@@ -86,14 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     trees = {"before": asked.before.resolve(), "now": HERE}
     report: dict[str, dict[str, dict[str, float]]] = {}
     for name in names:
-        runs: dict[str, list[dict[str, float]]] = {tree: [] for tree in trees}
-        for number in range(asked.rounds + 1):
-            for tree, folder in trees.items():
-                found = run(folder, name, asked.data_root)
-                runs[tree] += [found] * bool(number)
-        medians = {tree: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for tree, rows in runs.items()}
-        medians["now ÷ before"] = {key: medians["now"][key] / medians["before"][key] for key in medians["now"]}
-        report[name] = {tree: {key: round(value, 3) for key, value in row.items()} for tree, row in medians.items()}
+        ways = {tree: partial(run, folder, name, asked.data_root) for tree, folder in trees.items()}
+        found = {tree: medians(runs[1:]) for tree, runs in in_turn(ways, asked.rounds + 1).items()}
+        found["now ÷ before"] = {key: found["now"][key] / found["before"][key] for key in found["now"]}
+        report[name] = {tree: {key: round(value, 3) for key, value in row.items()} for tree, row in found.items()}
         print(f"{name}: {report[name]}", file=sys.stderr, flush=True)
     print(json.dumps(report, ensure_ascii=False))
 

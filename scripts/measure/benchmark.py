@@ -12,8 +12,7 @@ One GPU, ViT-L/14 in bf16, mapper compiled and not:
     python scripts/measure/benchmark.py --device cuda --only step-l14 --batch-size 128 --batch-size 1024 --compile
 """
 
-from __future__ import annotations
-
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +41,7 @@ class BenchmarkOptions(MeasureOptions):
 
 
 @exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(BenchmarkOptions, argv, prog="python scripts/measure/benchmark.py", description=__doc__)
     from benchmarking.timing import machine, start  # imports torch, as all below does; --help does without
     from context_i2w.evaluation.report import write_json
@@ -52,10 +51,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for section in asked.only or SECTIONS:
         report[section] = list(WAYS[section](section, asked, device))
         for row in report[section]:
-            show(section, row)
+            print(f"{section}: {short(row)}", flush=True)
         if asked.output:
             write_json(report, asked.output)
-    return report
 
 
 def steps(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[dict[str, Any]]:
@@ -103,21 +101,9 @@ WAYS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
 }
 
 
-def show(section: str, row: dict[str, Any]) -> None:
-    """Prints numbers first, then one line for each way or task."""
-    plain = {name: value for name, value in row.items() if not isinstance(value, dict)}
-    print(f"{section}: {_line(plain)}", flush=True)
-    for table in (value for value in row.values() if isinstance(value, dict)):
-        for name, values in table.items():
-            print(f"  {name:28s} {_line(values) if isinstance(values, dict) else _number(values)}", flush=True)
-
-
-def _line(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_number(value)}" for name, value in values.items())
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def short(row: dict[str, Any]) -> str:
+    """As JSON, with numbers of four digits."""
+    return json.dumps(json.loads(json.dumps(row), parse_float=lambda number: float(f"{float(number):.4g}")), indent=1)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,17 @@ Prints one JSON object: medians of the seconds and of the processor's seconds, a
 
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
+from benchmarking.commands import in_turn, medians, python
 from context_i2w.command_line import Options, option, parse
-from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.errors import exit_on_user_error
 
-ROOT = Path(__file__).parents[2]
 WAYS = {
     "thread": {"OMP_NUM_THREADS": "1"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
@@ -35,8 +33,6 @@ TOLD = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 @dataclass(frozen=True)
 class BusyOptions(Options):
-    """What is measured."""
-
     busy: int = option(6, "busy processes beside the evaluation", at_least=0, at_most=1024)
     rounds: int = option(3, "times that each way runs", at_least=1)
     ways: tuple[str, ...] = option(("thread", "passive", "spin-1000"), "of waiting, the first of them first",
@@ -47,23 +43,16 @@ class BusyOptions(Options):
 @exit_on_user_error
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(BusyOptions, argv, prog="python scripts/measure/busy.py", description=__doc__.splitlines()[0])
-    command = [sys.executable, "src/eval_retrieval.py", "--eval-mode", "cirr", "--device", "cpu"]
-    command += ["--resume", "toy"]
-    command += ["--data-root", asked.data_root] if asked.data_root else []
-    seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in asked.ways}
+    command = ["src/eval_retrieval.py", "--eval-mode", "cirr", "--device", "cpu", "--resume", "toy"]
+    command += ["--data-root", os.path.abspath(asked.data_root)] if asked.data_root else []
+    ways = {way: partial(run, command, WAYS[way]) for way in asked.ways}
     with busy_processes(asked.busy):
-        for number in range(asked.rounds + 1):
-            for way in asked.ways if number else asked.ways[:1]:  # the first run reads files that the others find read
-                found = run(command, WAYS[way])
-                print(f"round {number}, {way}: {found[0]:.2f} s, {found[1]:.2f} s of CPU", file=sys.stderr, flush=True)
-                seconds[way] += [found] * bool(number)
-    medians = {way: [statistics.median(column) for column in zip(*runs)] for way, runs in seconds.items()}
-    first = medians[asked.ways[0]]
-    report = {
-        way: {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2), "times": round(wall / first[0], 3),
-              "cpu_times": round(cpu / first[1], 3)}
-        for way, (wall, cpu) in medians.items()
-    }  # fmt: skip
+        ways[asked.ways[0]]()  # reads files that the others find read
+        report = {way: medians(runs) for way, runs in in_turn(ways, asked.rounds).items()}
+    first = report[asked.ways[0]]
+    for row in report.values():
+        row |= {"times": row["seconds"] / first["seconds"], "cpu_times": row["cpu_seconds"] / first["cpu_seconds"]}
+    report = {way: {name: round(value, 3) for name, value in row.items()} for way, row in report.items()}
     print(json.dumps({"busy": asked.busy, "cores": os.cpu_count(), "rounds": asked.rounds, "ways": report}))
 
 
@@ -79,16 +68,9 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def run(command: Sequence[str], told: dict[str, str]) -> tuple[float, float]:
-    """Seconds and the processor's seconds of a command. Raises UserError if it fails."""
-    environment = {name: value for name, value in os.environ.items() if name not in TOLD} | told
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if status:
-        raise UserError(f"`{' '.join(command)}` ended with status {process.returncode}")
-    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime
+def run(command: Sequence[str], told: Mapping[str, str]) -> dict[str, float]:
+    done = python(command, told={name: value for name, value in os.environ.items() if name not in TOLD} | told)
+    return {"seconds": done.seconds, "cpu_seconds": done.cpu}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from context_i2w.training.optimiser import OptimOptions
 from context_i2w.training.trainer import Trainer, TrainOptions
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
-ROWS = {"composed": "composed", "image": "image", "text": "text", "image+text": "mixture"}
+ROWS = {"composed": "composed", "image": "image", "text": "text", "image+text": "mixture"}  # theirs by ours
 MODES = {"cirr": "cirr", "fashion": "fashion_{}", "coco": "coco", "imgnet": "imgnet"}
 
 
@@ -35,13 +36,6 @@ class Item(NamedTuple):
     difference: float
     unit: str
     bound: float
-
-
-class OneBatch:
-    """A training source of a single batch, 100 times."""
-
-    def __init__(self, batch: Batch):
-        self.batches, self.batch_size, self.batch = 100, batch.size, batch
 
 
 def measure() -> Iterator[Item]:
@@ -92,17 +86,28 @@ def _mapper() -> Iterator[Item]:
     yield Item("mapper, gradient of its parameters", max(differences), "relative", 1e-5)
 
 
-def _golden_batch() -> tuple[dict[str, torch.Tensor], Batch]:
+def _golden_batch() -> tuple[dict[str, torch.Tensor], Batch, list[str]]:
+    """Golden tensors, the batch, the order of its gradients' norms."""
     with safe_open(GOLDEN / "step_small.safetensors", "pt") as file:
-        captions = json.loads(file.metadata()["captions"])
+        captions, order = (json.loads(file.metadata()[name]) for name in ("captions", "grad_norm_order"))
     golden = load_file(GOLDEN / "step_small.safetensors")
     ids = Tokenizer()([mark_placeholders(caption) for caption in captions])
-    return golden, Batch(ids, images=golden["images"])
+    return golden, Batch(ids, images=golden["images"]), order
+
+
+def _trainer(clip: FrozenCLIP, mapper: ContextI2W, batch: Batch, *options: TrainOptions | OptimOptions) -> Trainer:
+    """Of a source of 100 batches, none of which is read."""
+    return Trainer(clip, mapper, SimpleNamespace(batches=100, batch_size=batch.size), *options)
+
+
+def absolute(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest absolute error."""
+    return float((found.detach() - wanted).abs().max())
 
 
 def _step() -> Iterator[Item]:
     clip, mapper = golden_models()
-    golden, batch = _golden_batch()
+    golden, batch, order = _golden_batch()
     image, condition = clip.encode_image(batch.images), clip.encode_text(batch.condition_ids)
     word = mapper(condition, image)
     text = clip.compose(Tokenizer()([mark_placeholders("a photo of <|replace|>")]), word)
@@ -114,12 +119,9 @@ def _step() -> Iterator[Item]:
         "composed text features": (text, "composed_text_features"),
     }
     for name, (found, key) in stages.items():
-        yield Item(f"training step, {name}", float((found.detach() - golden[key]).abs().max()), "absolute", 1e-5)
-    trainer = Trainer(clip, mapper, OneBatch(batch), TrainOptions(), OptimOptions())
-    loss = trainer.backward(batch)
+        yield Item(f"training step, {name}", absolute(found, golden[key]), "absolute", 1e-5)
+    loss = _trainer(clip, mapper, batch, TrainOptions(), OptimOptions()).backward(batch)
     yield Item("training step, loss", abs(float(loss) - float(golden["loss"])), "absolute", 1e-5)
-    with safe_open(GOLDEN / "step_small.safetensors", "pt") as file:
-        order = json.loads(file.metadata()["grad_norm_order"])
     norms = {published_name(name): float(p.grad.double().norm()) for name, p in mapper.named_parameters()}
     wanted = dict(zip(order, golden["grad_norms"].tolist(), strict=True))
     largest = max(abs(norms[name] - norm) / norm for name, norm in wanted.items() if norm)
@@ -128,14 +130,13 @@ def _step() -> Iterator[Item]:
 
 def _updates() -> Iterator[Item]:
     clip, mapper = golden_models()
-    golden, batch = _golden_batch()
-    options, optim = TrainOptions(epochs=1), OptimOptions(lr=1e-4, weight_decay=0.1, warmup=10)
-    trainer = Trainer(clip, mapper, OneBatch(batch), options, optim)
+    golden, batch, _ = _golden_batch()
+    trainer = _trainer(clip, mapper, batch, TrainOptions(epochs=1), OptimOptions(lr=1e-4, weight_decay=0.1, warmup=10))
     losses = torch.tensor([float(trainer.step(batch)) for _ in range(12)], dtype=torch.float64)
     wanted = golden["train12.losses_lr1e-4_wd0.1_warm10_total100_no_dropout"]
-    yield Item("12 updates, losses", float((losses - wanted).abs().max()), "absolute", 1e-5)
+    yield Item("12 updates, losses", absolute(losses, wanted), "absolute", 1e-5)
     state = {f"train12.after12.{published_name(name)}": t for name, t in mapper.state_dict().items()}
-    differences = [float((state[name] - golden[name]).abs().max()) for name in golden if name in state]
+    differences = [absolute(state[name], golden[name]) for name in golden if name in state]
     yield Item("12 updates, weights", max(differences), "absolute", 1e-5)
 
 
@@ -144,34 +145,26 @@ def _benchmark(mode: str, data: Path) -> Iterator[Item]:
     benchmark = BENCHMARKS[mode].load(data, None)
     options = EncodingOptions(workers=0)
     encoded = encode(benchmark, clip, {"composed": mapper}, options)
+    result = evaluate(benchmark, clip, {"composed": mapper}, options, tuple(ROWS))
     golden = load_file(GOLDEN / "benchmarks" / "expected.safetensors")
-    features = 0.0
+    expected = json.loads((GOLDEN / "benchmarks" / "expected.json").read_text())
+    features, points, lists = [], [], []
     for group in benchmark.groups:
         name = MODES[mode].format(group.name)
         query = golden[f"{name}.composed.{group.name}" if mode == "imgnet" else f"{name}.composed"]
-        for found, wanted in (
-            (query_features(group, "composed", encoded), query),
-            (rank(group, "composed", encoded).gallery, golden[f"{name}.gallery"]),
-        ):
-            features = max(features, float((found - wanted).abs().max()))
-    yield Item(f"{mode}, query and gallery features", features, "absolute", 1e-5)
-    result = evaluate(benchmark, clip, {"composed": mapper}, options, tuple(ROWS))
-    expected = json.loads((GOLDEN / "benchmarks" / "expected.json").read_text())
-    points, count, differ, lists = 0.0, 0, 0, 0
-    for group in benchmark.groups:
-        wanted = (
-            expected["imgnet"]["domains"][group.name] if mode == "imgnet" else expected[MODES[mode].format(group.name)]
-        )
+        features.append(absolute(query_features(group, "composed", encoded), query))
+        features.append(absolute(rank(group, "composed", encoded).gallery, golden[f"{name}.gallery"]))
+        wanted = expected["imgnet"]["domains"][group.name] if mode == "imgnet" else expected[name]
         for ours, theirs in ROWS.items():
-            for name, value in wanted["metrics"][theirs].items():
-                points = max(points, abs(result.metrics[group.name][ours][_metric(name)] - _percent(mode, name, value)))
-                count += 1
-        tops = result.tops[group.name, "composed"]
-        for found, names in zip(tops.tolist(), wanted["top10_composed"], strict=True):
-            differ += [group.gallery_names[index] for index in found[: len(names)]] != names
-            lists += 1
-    yield Item(f"{mode}, {count} metric values of all rows", points, "points", 0.01)
-    yield Item(f"{mode}, {lists} top-10 lists", differ, "lists", 0)
+            found = result.metrics[group.name][ours]
+            metrics = wanted["metrics"][theirs].items()
+            points += [abs(found[_metric(metric)] - _percent(mode, metric, value)) for metric, value in metrics]
+        tops = result.tops[group.name, "composed"].tolist()
+        for top, names in zip(tops, wanted["top10_composed"], strict=True):
+            lists.append([group.gallery_names[index] for index in top[: len(names)]] == names)
+    yield Item(f"{mode}, query and gallery features", max(features), "absolute", 1e-5)
+    yield Item(f"{mode}, {len(points)} metric values of all rows", max(points), "points", 0.01)
+    yield Item(f"{mode}, {len(lists)} top-10 lists", lists.count(False), "lists", 0)
 
 
 def _metric(name: str) -> str:

@@ -10,8 +10,6 @@ around 1,000 centres as pictures of a thousand kinds would. Queries are drawn in
 Each way runs in a process of its own, with the matrix memory-mapped from disk.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Sequence

@@ -11,8 +11,6 @@ training). The shards hold the list's own files. Prints one JSON object with ima
 rounds and the range, what share of plain decoding and how many times the exact way that is.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Sequence

@@ -34,7 +34,7 @@ class InstanceOptions(MeasureOptions):
 
 
 @exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(InstanceOptions, argv, prog="python scripts/measure/instances.py", description=__doc__)
     import torch  # --help does without
 
@@ -67,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     print(json.dumps(report, indent=2))
     if asked.output:
         write_json(report, asked.output)
-    return report
 
 
 def score(ranking: Ranking, positives: Sequence[Sequence[int]]) -> dict[str, float]:

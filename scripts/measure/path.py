@@ -11,7 +11,6 @@ differ.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -25,13 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarking.commands import HERE, python
 from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import UserError, exit_on_user_error
 
 if TYPE_CHECKING:
     import torch
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SHARD = 40  # samples
 TIME_LIMIT = 1800.0  # seconds to wait for the step at which a run is killed
 
@@ -49,86 +48,77 @@ class PathOptions(Options):
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(PathOptions, argv, prog="python scripts/measure/path.py", description=__doc__)
     with tempfile.TemporaryDirectory(prefix="check-path-") as scratch:
-        result = check(asked.folder or Path(scratch), asked.pairs, asked.processes, asked.epochs, asked.batch_size)
+        result = check((asked.folder or Path(scratch)).resolve(), asked)
     print(json.dumps(result))
     sys.exit(0 if result["bitwise_equal"] else 1)
 
 
-def check(folder: Path, pairs: int, processes: int, epochs: int, batch_size: int) -> dict:
+def check(folder: Path, asked: PathOptions) -> dict:
     """The whole path in `folder`; returns what was found."""
-    images = write_captions(folder, pairs)
-    call("scripts/mask_captions.py", folder / "captions.tsv", "--output", folder / "masked.tsv", "--parser", "rules")
-    write_shards(folder, images)
-    steps = pairs // (batch_size * processes) * epochs
-    command = ["src/main.py", "--train-data", folder / "shards", "--model", "toy", "--device", "cpu", "--log-every", 1]
-    command += ["--processes", processes, "--epochs", epochs, "--batch-size", batch_size, "--workers", 1]
-    command += ["--lr", 1e-3, "--warmup", 2, "--shuffle", 200, "--save-minutes", 0, "--logs", folder / "logs"]
-    call(*command, "--name", "whole")
     import torch
 
-    killed_at = kill([*command, "--name", "killed"], folder / "logs" / "killed", steps // 2)
-    saved = last(folder / "logs" / "killed")["step"]
-    call(*command, "--name", "killed", "--resume", folder / "logs" / "killed")
-    whole, resumed = (last(folder / "logs" / name) for name in ("whole", "killed"))
+    images, killed = write_captions(folder, asked.pairs), folder / "logs" / "killed"
+    masking = ["--output", f"{folder}/masked.tsv", "--parser", "rules"]
+    python(["scripts/mask_captions.py", f"{folder}/captions.tsv", *masking])
+    write_shards(folder, images)
+    steps = asked.pairs // (asked.batch_size * asked.processes) * asked.epochs
+    options = f"--processes {asked.processes} --epochs {asked.epochs} --batch-size {asked.batch_size} --workers 1"
+    options += " --model toy --device cpu --log-every 1 --lr 1e-3 --warmup 2 --shuffle 200 --save-minutes 0"
+    command = ["src/main.py", "--train-data", f"{folder}/shards", "--logs", f"{folder}/logs", *options.split()]
+    python([*command, "--name", "whole"])
+    killed_at = kill([*command, "--name", "killed"], killed, steps // 2)
+    saved = last(killed)["step"]
+    python([*command, "--name", "killed", "--resume", str(killed)])
+    whole, resumed = last(folder / "logs" / "whole"), last(killed)
+    same = all(map(torch.equal, tensors(whole), tensors(resumed)))
     return {
-        "pairs": pairs,
-        "processes": processes,
+        "pairs": asked.pairs,
+        "processes": asked.processes,
         "steps": steps,
         "killed_after_step": killed_at,
         "resumed_from_step": saved,
         "tensors_compared": len(tensors(whole)),
-        "bitwise_equal": whole["step"] == resumed["step"] == steps
-        and all(map(torch.equal, tensors(whole), tensors(resumed))),
+        "bitwise_equal": whole["step"] == resumed["step"] == steps and same,
     }
 
 
 def write_captions(folder: Path, pairs: int) -> list[Path]:
     """captions.tsv as Google's: caption and where the image is, no header. Returns the images."""
+    from context_i2w.data.tables import read_table
     from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, write_pairs
     from context_i2w.toy_world.sizes import Sizes
 
     write_pairs(folder, 0, dataclasses.replace(Sizes.mini(), training_pairs=pairs), workers=1)
-    with open(folder / FOLDER / TRAINING_LIST, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    lines = [f"{row['title']}\thttps://toy.example/{folder / FOLDER / row['filepath']}\n" for row in rows]
+    columns = read_table(folder / FOLDER / TRAINING_LIST).columns
+    images = [folder / FOLDER / path for path in columns["filepath"]]
+    lines = [f"{title}\thttps://toy.example/{image}\n" for title, image in zip(columns["title"], images)]
     (folder / "captions.tsv").write_text("".join(lines), encoding="utf-8")
-    return [folder / FOLDER / row["filepath"] for row in rows]
+    return images
 
 
 def write_shards(folder: Path, images: list[Path]) -> None:
     """shards/ in img2dataset's layout, the masked caption of masked.tsv in each sample's JSON."""
-    from webdataset import TarWriter
+    from webdataset import ShardWriter
 
     from context_i2w.data.reading import batched
+    from context_i2w.data.tables import read_table
 
-    with open(folder / "masked.tsv", newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file, delimiter="\t"))[-len(images) :]
+    columns = read_table(folder / "masked.tsv").columns
     (folder / "shards").mkdir()
-    for shard, part in enumerate(batched(range(len(images)), SHARD)):
-        with TarWriter(str(folder / "shards" / f"{shard:05d}.tar")) as archive:
-            for number in part:
-                fields = {"caption": rows[number][0], "masked_title": rows[number][-1]}
-                key = f"{shard:05d}{number - part[0]:04d}"
-                archive.write({"__key__": key, "jpg": images[number].read_bytes(), "json": fields})
+    with ShardWriter(str(folder / "shards" / "%05d.tar"), maxcount=SHARD, verbose=0) as archive:
+        for number, image in enumerate(images):
+            fields = {"caption": columns["caption"][number], "masked_title": columns["masked_title"][number]}
+            key = f"{number // SHARD:05d}{number % SHARD:04d}"
+            archive.write({"__key__": key, "jpg": image.read_bytes(), "json": fields})
+    for shard, part in enumerate(batched(images, SHARD)):
         stats = {"count": len(part), "successes": len(part)}
         (folder / "shards" / f"{shard:05d}_stats.json").write_text(json.dumps(stats))
 
 
-def words(command: Sequence) -> list[str]:
-    return [sys.executable, str(REPOSITORY / str(command[0])), *map(str, command[1:])]
-
-
-def call(*command) -> None:
-    """Runs a script of the repository. Raises UserError if it fails."""
-    status = subprocess.run(words(command), cwd=REPOSITORY, stdout=sys.stderr, check=False).returncode
-    if status:
-        raise UserError(f"`{' '.join(words(command)[1:])}` ended with status {status}")
-
-
-def kill(command: Sequence, run: Path, step: int) -> int:
+def kill(command: Sequence[str], run: Path, step: int) -> int:
     """Starts a run and kills all its processes once `step` is logged and saved; returns the last step logged."""
     begin, metrics = time.monotonic(), run / "metrics.jsonl"
-    process = subprocess.Popen(words(command), cwd=REPOSITORY, stdout=sys.stderr, start_new_session=True)
+    process = subprocess.Popen([sys.executable, *command], cwd=HERE, stdout=sys.stderr, start_new_session=True)
     try:
         while process.poll() is None and time.monotonic() - begin < TIME_LIMIT:
             if (run / "checkpoints" / "last.pt").is_file() and logged(metrics) > step:
@@ -153,14 +143,12 @@ def last(run: Path) -> dict:
     return torch.load(run / "checkpoints" / "last.pt", weights_only=True)
 
 
-def tensors(tree) -> list[torch.Tensor]:
+def tensors(tree: dict) -> list[torch.Tensor]:
     """All tensors of a checkpoint: mapper and optimiser."""
     import torch
+    from torch.utils._pytree import tree_leaves
 
-    if isinstance(tree, torch.Tensor):
-        return [tree]
-    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return [tensor for value in values for tensor in tensors(value)]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 if __name__ == "__main__":

@@ -11,27 +11,24 @@ so that whatever else the machine does falls on both; seconds of the processor (
 on it. The CLIP is the shipped toy one: reading is what is measured.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarking.commands import HERE, in_turn, python
 from context_i2w.command_line import Options, option, parse
-from context_i2w.errors import UserError, exit_on_user_error
+from context_i2w.errors import exit_on_user_error
 
 SIZE = (4000, 3000)
-HERE = Path(__file__).resolve().parents[2]
+TOY = HERE / "checkpoints" / "toy" / "context-i2w"
 # Run by both trees: indexes, prints seconds, those of the processor, and milliseconds for the pictures of an answer.
 INDEXING = """
-import sys, time
+import json, sys, time
 from context_i2w import Retriever
 EncodingOptions = sys.modules[Retriever.__module__].EncodingOptions  # wherever the tree keeps it
 retriever = Retriever.load(sys.argv[1], device="cpu")
@@ -47,7 +44,8 @@ except AttributeError:  # the earlier tree
 shown = time.perf_counter()
 for name in index.names[:12]:
     thumbnail(name)
-print(indexed, cpu, 1000 * (time.perf_counter() - shown))
+shown = 1000 * (time.perf_counter() - shown)
+print(json.dumps({"index_s": indexed, "processor_s": cpu, "thumbnails_ms": shown}))
 """
 
 
@@ -80,16 +78,11 @@ def make_photographs(folder: Path, count: int) -> None:
             turned.save(folder / f"{number + place:04}.jpg", quality=90)
 
 
-def index_once(source: Path, folder: Path, workers: int) -> list[float]:
+def index_once(source: Path, folder: Path, workers: int) -> dict[str, float]:
     """Seconds for the index, the process's own of them, milliseconds for 12 thumbnails, by the tree at `source`."""
     with tempfile.TemporaryDirectory() as cache:
-        toy = HERE / "checkpoints" / "toy" / "context-i2w"
-        command = [sys.executable, "-c", INDEXING, str(toy), str(folder), cache, str(workers)]
-        environment = {**os.environ, "PYTHONPATH": str(source), "TQDM_DISABLE": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{source}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
-    return [float(word) for word in done.stdout.split()[-3:]]
+        words = ["-c", INDEXING, str(TOY), str(folder.resolve()), cache, str(workers)]
+        return json.loads(python(words, source=str(source.resolve())).printed.splitlines()[-1])
 
 
 def nearness(folder: Path) -> dict[str, float]:
@@ -98,7 +91,7 @@ def nearness(folder: Path) -> dict[str, float]:
     from context_i2w.model.images import ImageSource, Preparation
     from context_i2w.search.pictures import PicturePreparation
 
-    clip = Retriever.load(HERE / "checkpoints" / "toy" / "context-i2w", device="cpu").clip
+    clip = Retriever.load(TOY, device="cpu").clip
     paths = sorted(folder.glob("*.jpg"))[:24]
     found: dict[str, float] = {}
     for size in (clip.sizes.image_size, 224):
@@ -117,19 +110,13 @@ def nearness(folder: Path) -> dict[str, float]:
 
 def measure(chosen: PhotographOptions) -> dict[str, Any]:
     trees = {"before": chosen.before, "now": HERE / "src"} if chosen.before else {"now": HERE / "src"}
-    runs: dict[str, list[list[float]]] = {name: [] for name in trees}
-    for _ in range(chosen.repeats):
-        for name, source in trees.items():
-            runs[name].append(index_once(source, chosen.folder, chosen.workers))
-            wall, cpu, shown = runs[name][-1]
-            print(f"{name}: {wall:.1f} s, {cpu:.1f} s of the processor; 12 thumbnails {shown:.0f} ms", flush=True)
+    ways = {name: partial(index_once, source, chosen.folder, chosen.workers) for name, source in trees.items()}
+    runs = in_turn(ways, chosen.repeats)
     result: dict[str, Any] = {"photographs": chosen.photographs, "workers": chosen.workers}
-    for name, found in runs.items():
-        result[name] = dict(zip(("index_s", "processor_s", "thumbnails_ms"), map(list, zip(*found))))
-    if chosen.before:
-        for place, kind in enumerate(("index_s", "processor_s")):
-            ratios = [before[place] / now[place] for before, now in zip(runs["before"], runs["now"])]
-            result[f"times as fast, {kind}"] = {"each": ratios, "median": statistics.median(ratios)}
+    result |= {name: {key: [run[key] for run in found] for key in found[0]} for name, found in runs.items()}
+    for kind in ("index_s", "processor_s") if chosen.before else ():
+        ratios = [before[kind] / now[kind] for before, now in zip(runs["before"], runs["now"])]
+        result[f"times as fast, {kind}"] = {"each": ratios, "median": statistics.median(ratios)}
     return {**result, **nearness(chosen.folder)}
 
 

@@ -10,65 +10,49 @@ what one finds. Prints one JSON object: medians of the seconds, and how many tim
 
 import hashlib
 import json
-import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarking.commands import in_turn
 from context_i2w.command_line import Options, option, parse
 from context_i2w.errors import exit_on_user_error
-
-MODEL = "ViT-B-32"
 
 
 @dataclass(frozen=True)
 class ProcessesOptions(Options):
-    """What is measured."""
-
     processes: int = option(2, "that share the work", at_least=2)
     rounds: int = option(3, "times that each way runs", at_least=1)
     scale: int = option(20, "the evaluation has 1 : SCALE of CIRR's images and queries", at_least=1)
     images: int = option(200, "made-up JPEGs of 500 x 375 pixels in the index", at_least=1)
-    model: str = option(MODEL, "open_clip's model, with random weights")
+    model: str = option("ViT-B-32", "open_clip's model, with random weights")
 
 
 @exit_on_user_error
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    asked = parse(
-        ProcessesOptions, argv, prog="python scripts/measure/processes.py", description=__doc__.split("\n")[0]
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    description = __doc__.splitlines()[0]
+    asked = parse(ProcessesOptions, argv, prog="python scripts/measure/processes.py", description=description)
     from benchmarking.input_ways import make_pairs
     from context_i2w.distributed import launch
 
     report: dict[str, Any] = {"model": asked.model, "processes": asked.processes, "rounds": asked.rounds}
-    folder = Path(tempfile.mkdtemp(prefix="measure-processes-"))
-    try:
-        make_pairs(folder, asked.images)
+    with tempfile.TemporaryDirectory(prefix="measure-processes-") as folder:
+        make_pairs(Path(folder), asked.images)
         for name, work in (("evaluation", evaluation), ("index", index)):
-            seconds: dict[int, list[float]] = {1: [], asked.processes: []}
-            found = []
-            for number in range(asked.rounds):
-                for processes in seconds:
-                    took, result = launch(work, processes, asked, str(folder))
-                    print(f"round {number + 1}, {name}, {processes}: {took:.2f} s", file=sys.stderr, flush=True)
-                    seconds[processes].append(took)
-                    found.append(result)
-            assert all(result == found[0] for result in found), f"{name}: not equal to the bit"
-            medians = {processes: statistics.median(values) for processes, values in seconds.items()}
-            faster = medians[1] / medians[asked.processes]
+            ways = {str(count): partial(launch, work, count, asked, folder) for count in (1, asked.processes)}
+            runs = in_turn(ways, asked.rounds)
+            assert len({digest for run in runs.values() for _, digest in run}) == 1, f"{name}: not equal to the bit"
+            medians = {count: statistics.median(took for took, _ in run) for count, run in runs.items()}
             report[name] = {
-                "seconds": {str(processes): round(value, 2) for processes, value in medians.items()},
-                "times_faster": round(faster, 3),
+                "seconds": {count: round(seconds, 2) for count, seconds in medians.items()},
+                "times_faster": round(medians["1"] / medians[str(asked.processes)], 3),
             }
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(report))
-    return report
 
 
 def evaluation(asked: ProcessesOptions, folder: str) -> tuple[float, str]:
@@ -90,7 +74,8 @@ def evaluation(asked: ProcessesOptions, folder: str) -> tuple[float, str]:
         result = evaluate(benchmark, clip, {"composed": mapper}, EncodingOptions(16, 0, process=process))
         took = max(process.everyone(time.perf_counter() - started))
     rows = {row: {name: float(value) for name, value in of.items()} for row, of in result.metrics.get("0", {}).items()}
-    return took, digest((rows, {key: top.tolist() for key, top in result.tops.items()}))
+    found = rows, {key: top.tolist() for key, top in result.tops.items()}
+    return took, hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def index(asked: ProcessesOptions, folder: str) -> tuple[float, str]:
@@ -106,22 +91,17 @@ def index(asked: ProcessesOptions, folder: str) -> tuple[float, str]:
         started = time.perf_counter()
         made = retriever.index(Path(folder) / "images", cache, EncodingOptions(16, 0, process=process))
         took = max(process.everyone(time.perf_counter() - started))
-    return took, digest((made.names, made.features.tobytes()))
-
-
-def digest(found: Any) -> str:
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+    return took, hashlib.sha256(repr((made.names, made.features.tobytes())).encode()).hexdigest()
 
 
 def random_clip(model: str) -> Any:
-    import open_clip
     import torch
 
-    from context_i2w.model.clip import FrozenCLIP
+    from context_i2w.model.clip_weights import load_clip
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return FrozenCLIP(open_clip.create_model(model), model)
+    return load_clip(model, None)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def plain_step(
 ) -> Tensor:
     """Loss of one training step, forward and backward, as published.
 
-    clip: with its weights requiring gradients, as they do in the published code (`unfreeze`).
+    clip: with its weights requiring gradients, as they do in the published code by omission.
     """
     with torch.no_grad():
         embedding = clip.visual(images)
@@ -69,8 +69,3 @@ def plain_step(
     loss = contrastive_loss(embedding, text, clip.logit_scale)
     loss.backward()
     return loss.detach()
-
-
-def unfreeze(clip: FrozenCLIP) -> FrozenCLIP:
-    """Lets CLIP's weights gather gradients, as the published code does by omission."""
-    return clip.requires_grad_(True)

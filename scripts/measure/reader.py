@@ -104,11 +104,10 @@ def tables(folder: Path, models: Models) -> dict[str, dict[str, dict[str, float]
     from context_i2w.model.queries import RECOMMENDED
 
     rows = ("composed", RECOMMENDED)
-    recalls: dict[str, dict[str, dict[str, float]]] = {}
-    for task, metric in TASKS.items():
-        recalls[task] = {row: {} for row in rows}
-        for reader, kind in PREPARATIONS.items():
-            features.Preparation = kind  # evaluation has no such option: its numbers are the exact reader's
+    recalls: dict[str, dict[str, dict[str, float]]] = {task: {row: {} for row in rows} for task in TASKS}
+    for reader, kind in PREPARATIONS.items():
+        features.Preparation = kind  # evaluation has no such option: its numbers are the exact reader's
+        for task, metric in TASKS.items():
             metrics = evaluate(find_benchmark(task).load(folder, None), models.clip, models.mappers, None, rows).metrics
             whole = metrics["mean"] if "mean" in metrics else next(iter(metrics.values()))
             for row in rows:

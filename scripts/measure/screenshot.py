@@ -61,18 +61,6 @@ def show_as(browser: Any, device: str, scheme: str) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [preference]})
 
 
-def picture_page(browser: Any, address: str, query: dict[str, str], path: Path) -> None:
-    """The page's answer to a query, whose fields are those of its address."""
-    browser.get(f"{address}?{urlencode(query)}")
-    _wait(browser, "return Number(document.body.dataset.answers || 0) > 0")
-    _save(browser, path)
-
-
-def picture_file(browser: Any, file: Path, path: Path) -> None:
-    browser.get(file.resolve().as_uri())
-    _save(browser, path)
-
-
 def _wait(browser: Any, script: str) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -110,11 +98,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             for (device, scheme), name in NAMES.items():
                 show_as(browser, device, scheme)
-                picture_page(browser, f"http://127.0.0.1:{server.server_address[1]}/", query, folder / name)
+                browser.get(f"http://127.0.0.1:{server.server_address[1]}/?{urlencode(query)}")
+                _wait(browser, "return Number(document.body.dataset.answers || 0) > 0")
+                _save(browser, folder / name)
             gallery = Path(scratch) / "gallery.html"
             write_gallery(with_values(chosen, output=str(gallery)), engine, looks[:1], prompts[:1])
             show_as(browser, "desk", "light")
-            picture_file(browser, gallery, folder / "gallery.png")
+            browser.get(gallery.as_uri())
+            _save(browser, folder / "gallery.png")
         finally:
             browser.quit()
             server.shutdown()

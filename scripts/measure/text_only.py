@@ -3,8 +3,6 @@
 python scripts/measure/text_only.py --batch-size 8 --positions 20
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.prompts import Tokenizer
-from context_i2w.toy_world.scenes import Scene, Thing, pick, random_things, stream_key
+from context_i2w.toy_world.scenes import Scene, pick, random_things, stream_key
 from context_i2w.toy_world.vocabulary import (
     BACKGROUNDS,
     COLOURS,
@@ -81,18 +81,15 @@ def pair_scenes(count: int) -> list[Scene]:
 def measure(probe: Probe, count: int) -> dict[str, float]:
     """All figures, in percent; `count` scenes of each sort."""
     scenes = {domain: single_scenes(domain, count) for domain in DOMAINS}
-    images = {domain: probe.images(scenes[domain]) for domain in DOMAINS}
+    scenes["cut out on white"] = white = single_scenes(REAL, count, white=True)
+    images = {name: probe.images(shown) for name, shown in scenes.items()}
     results = {}
-    for domain in DOMAINS:
-        kinds = [scene.kinds()[0] for scene in scenes[domain]]
-        results[f"kind, {domain}"] = probe.accuracy(images[domain], kinds, "kind", KINDS, 1)
-    white = single_scenes(REAL, count, white=True)
-    white_images = probe.images(white)
-    results["kind, cut out on white"] = probe.accuracy(white_images, [s.kinds()[0] for s in white], "kind", KINDS, 1)
+    for name, shown in scenes.items():
+        results[f"kind, {name}"] = probe.accuracy(images[name], [s.kinds()[0] for s in shown], "kind", KINDS, 1)
     # White belongs to the backgrounds: as many pictures of it as of each place.
-    share = [*range(min(count, count * len(DOMAINS) // len(PLACES)))]
-    every = [scene for domain in DOMAINS for scene in scenes[domain]] + [white[i] for i in share]
-    every_image = torch.cat([*images.values(), white_images[share]])
+    share = min(count, count * len(DOMAINS) // len(PLACES))
+    every = [scene for domain in DOMAINS for scene in scenes[domain]] + white[:share]
+    every_image = torch.cat([*map(images.get, DOMAINS), images["cut out on white"][:share]])
     return results | attributes(probe, every, every_image) | pairs(probe, pair_scenes(count))
 
 
@@ -103,15 +100,12 @@ def attributes(probe: Probe, scenes: list[Scene], images: Tensor) -> dict[str, f
         kept = [number for number, scene in enumerate(scenes) if chosen(scene)]
         return probe.accuracy(images[kept], [value_of(scenes[n]) for n in kept], name, values, place)
 
-    def thing(scene: Scene) -> Thing:
-        return scene.things[0]
-
     return {
         "scene": over("scene", BACKGROUNDS, 1, lambda s: s.background),
         "domain": over("kind", DOMAINS, 0, lambda s: s.domain),
-        "colour": over("colour", COLOURS, 0, lambda s: thing(s).colour, lambda s: s.domain != "sculpture"),
-        "pattern": over("pattern", PATTERNS, 0, lambda s: thing(s).pattern),
-        "length": over("length", LENGTHS, 0, lambda s: thing(s).length, lambda s: s.kinds()[0] in GARMENTS),
+        "colour": over("colour", COLOURS, 0, lambda s: s.things[0].colour, lambda s: s.domain != "sculpture"),
+        "pattern": over("pattern", PATTERNS, 0, lambda s: s.things[0].pattern),
+        "length": over("length", LENGTHS, 0, lambda s: s.things[0].length, lambda s: s.kinds()[0] in GARMENTS),
     }
 
 

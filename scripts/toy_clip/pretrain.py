@@ -10,8 +10,6 @@ steps most images show one thing; later half the batches share domain and backgr
 the factor that differs must be learned. Bounded by steps; writes toy_clip.safetensors and pretrain.log.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -26,6 +26,7 @@ from context_i2w.toy_world.captions import make_caption, make_masked_pair
 from context_i2w.toy_world.scenes import Scene, random_scene, stream_key
 from context_i2w.toy_world.writing import draw_arrays
 from context_i2w.training.objective import contrastive_loss
+from context_i2w.training.optimiser import set_learning_rate
 from prompt_bank import Bank, banks
 from tiny_clip import WordTable, encode_rows, new_tiny_clip, save_tiny_clip
 
@@ -162,7 +163,7 @@ def optimiser_of(model, recipe: Recipe) -> torch.optim.Optimizer:
 
 def pretrain(recipe: Recipe, config: dict, output: Path) -> None:
     """Trains and writes the weights and the log."""
-    started, cpu_started = time.perf_counter(), _cpu_seconds()
+    started, cpu_started = time.perf_counter(), sum(os.times()[:4])  # CPU: with the drawing processes, its children
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     table = WordTable()
@@ -176,15 +177,14 @@ def pretrain(recipe: Recipe, config: dict, output: Path) -> None:
             print(line, file=log, flush=True)
 
         def clock() -> str:
-            return f"{time.perf_counter() - started:.0f} s, CPU {_cpu_seconds() - cpu_started:.0f} s"
+            return f"{time.perf_counter() - started:.0f} s, CPU {sum(os.times()[:4]) - cpu_started:.0f} s"
 
         note(f"recipe {json.dumps(asdict(recipe))}")
         note(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(table)} word pieces")
         note(f"pictures and captions ready after {clock()}")
         for step in tqdm(range(recipe.steps), desc="pretraining", unit="step"):
             rate = min((step + 1) / recipe.warmup, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * rate
+            set_learning_rate(optimiser, recipe.learning_rate * rate)
             contrastive, bank = losses_of(model, data, step, recipe)
             optimiser.zero_grad()
             (contrastive + recipe.bank_weight * bank.sum()).backward()
@@ -199,10 +199,3 @@ def pretrain(recipe: Recipe, config: dict, output: Path) -> None:
                 save_tiny_clip(model, table, output / "toy_clip.safetensors")
         size = (output / "toy_clip.safetensors").stat().st_size
         note(f"wrote toy_clip.safetensors, {size / 1e6:.2f} MB, after {clock()}")
-
-
-def _cpu_seconds() -> float:
-    """CPU seconds of this process and of the children that it waited for."""
-    # The drawing processes are among the children.
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system

@@ -8,8 +8,6 @@ A class is the mean of the prompts that name it (for a kind: in all five media; 
 length: with all kinds), so no other attribute of the picture is given away. All numbers in percent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,9 +7,10 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import chain
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ from context_i2w.errors import UserError, one_line
 T = TypeVar("T")
 FAILURES = (ProcessRaisedException, ProcessExitedException)
 START = "spawn"  # how processes begin; the tests' begin from one that has imported torch already
+POLL = 0.1  # seconds between two looks at what the processes report
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
 SOON = 3.0  # seconds that a process which failed like another one leaves it to be the first to end
 
@@ -155,24 +157,26 @@ def barrier() -> None:
 
 
 def launch(run: Callable[..., Any], processes: int, *args) -> Any:
-    """Runs `run(*args)` in so many processes of this machine and returns what the first of them returns, if small.
+    """Runs `run(*args)` in so many processes of this machine and returns what the first of them returns.
 
     A process that fails ends the others, and its error is raised here, a UserError as such. SIGINT and SIGTERM are
     passed on, for the processes to end by themselves; None is returned if they had not begun yet.
     """
-    reports = mp.get_context(START).SimpleQueue()
+    queue = mp.get_context(START).SimpleQueue()
     started = start_processes(
-        _started, (run, processes, _free_port(), reports, args), processes, join=False, start_method=START
+        _started, (run, processes, _free_port(), queue, args), processes, join=False, start_method=START
     )
+    reports: list[Any] = []
     with _passing_signals_on(started.processes) as passed:
         try:
-            while not started.join(grace_period=GRACE):
-                pass
+            while not started.join(timeout=POLL, grace_period=GRACE):
+                reports += _arrived(queue)  # a process with more to say than the pipe holds ends when it is read
         except FAILURES as error:
             if passed:
                 return None
-            raise _cause(error, reports) from None
-    return reports.get()
+            raise _cause(error, chain(reports, _arrived(queue))) from None
+    [result] = [*reports, *_arrived(queue)]
+    return result
 
 
 def started_by_launcher() -> bool:
@@ -240,14 +244,20 @@ def _fail(reports: Any, error: Exception, status: int) -> NoReturn:
     os._exit(status)
 
 
-def _cause(error: Exception, reports: Any) -> Exception:
-    """What to raise for a failed process: its own report came first, then those of others that missed it."""
+def _arrived(queue: Any) -> Iterator[Any]:
+    while not queue.empty():
+        yield queue.get()
+
+
+def _cause(error: Exception, reports: Iterable[Any]) -> Exception:
+    """What to raise for a failed process: its own report came first, then those of others that missed it.
+
+    Of one that was killed no report is read: what another was writing may be cut off, and its end waited for in vain.
+    """
     if isinstance(error, ProcessExitedException) and error.exit_code < 0:
         return UserError(f"process {error.error_index} was ended by {error.signal_name}; if nobody did, memory ran out")
-    while not reports.empty():
-        if isinstance(report := reports.get(), Exception):  # not what the first process returned
-            return report
-    return error
+    failures = (report for report in reports if isinstance(report, Exception))  # not what the first process returned
+    return next(failures, error)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The paper's tables beside ours: differences, and what was not run."""
 
 import json
+from pathlib import Path
 
 from tests.checkpoints.test_checkpoints import published_file
 
@@ -36,6 +37,18 @@ def test_cells():
     assert "14.0 / 13.5 (+0.5)" in text
     assert "30.0 / 38.1 (-8.1)" in text
     assert "not run / 11.5" in text
+
+
+def test_two_processes_write_the_tables_of_one(tmp_path, mini_world, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/cirr").symlink_to(mini_world / "test" / "cirr")
+    arguments = ["--resume", "toy", "--device", "cpu", "--workers", "0", "--batch-size", "16"]
+    for processes in ("1", "2"):
+        reproduce.main([*arguments, "--processes", processes, "--output", f"{processes}.md"])
+    assert Path("1.md").read_bytes() == Path("2.md").read_bytes()
+    assert Path("1.json").read_bytes() == Path("2.json").read_bytes()
+    assert Path("1.md").read_text().count("Not run: no ") == len(TABLES) - 1
 
 
 def test_runs_what_is_there_and_says_what_is_not(

@@ -56,6 +56,15 @@ def test_chosen_here_and_applied_elsewhere(tmp_path, monkeypatch, capsys, golden
     assert json.loads((tmp_path / "one.json").read_text())["results"]["all"][singles[0]]["R@1"] == pytest.approx(score)
 
 
+def test_two_processes_choose_what_one_does(tmp_path, mini_world):
+    arguments = ["--resume", "toy", "--data-root", str(mini_world / "dev"), "--benchmarks", "cirr", "--device", "cpu"]
+    for processes in ("1", "2"):
+        more = ["--batch-size", "16", "--workers", "0", "--processes", processes]
+        sweep.main([*arguments, *more, "--output", str(tmp_path / processes)])
+    one, two = (json.loads((tmp_path / processes / "methods.json").read_text()) for processes in ("1", "2"))
+    assert one == two
+
+
 def test_a_file_that_is_none_of_ours(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(SystemExit):

@@ -1,1 +1,1 @@
-"""What scripts/measure/benchmark.py measures."""
+"""What the measuring scripts share, and what they measure."""

@@ -26,9 +26,9 @@ FORMS = {
 }
 
 
-def make_scene(number: int, seed: int = 0) -> Scene:
+def make_scene(number: int) -> Scene:
     """A photograph-like scene with two objects of different kinds; no scene of the toy world's own streams."""
-    key = (*stream_key(seed, "attention"), number)
+    key = (*stream_key(0, "attention"), number)
     rng = np.random.default_rng(key)
     return Scene(random_things(rng, 2), pick(rng, PLACES), REAL, key)
 
@@ -69,18 +69,13 @@ def measure_scene(retriever: Retriever, scene: Scene) -> tuple[dict[str, dict[st
 
 def measure(retriever: Retriever, scenes: int) -> dict[str, dict[str, dict[str, float]]]:
     """Form -> map name -> what `summary` says."""
-    mass: dict[str, dict[str, list[Tensor]]] = {form: {} for form in FORMS}
-    areas = []
-    for number in tqdm(range(scenes), desc="scenes", unit="scene"):
-        found, area = measure_scene(retriever, make_scene(number))
-        areas.append(area)
-        for form, maps in found.items():
-            for name, values in maps.items():
-                mass[form].setdefault(name, []).append(values)
-    area = torch.stack(areas)  # [scenes, object]
-    return {
-        form: {name: summary(torch.stack(values), area) for name, values in maps.items()} for form, maps in mass.items()
+    measured = [measure_scene(retriever, make_scene(number)) for number in tqdm(range(scenes), "scenes", unit="scene")]
+    area = torch.stack([area for _, area in measured])  # [scenes, object]
+    mass = {
+        form: {name: torch.stack([found[form][name] for found, _ in measured]) for name in maps}
+        for form, maps in measured[0][0].items()
     }
+    return {form: {name: summary(values, area) for name, values in maps.items()} for form, maps in mass.items()}
 
 
 def summary(mass: Tensor, area: Tensor) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarking.options import FACTORIES
+from benchmarking.timing import status
 from context_i2w import distributed
 from context_i2w.evaluation.report import markdown_table
 from context_i2w.search import approximate
@@ -61,11 +62,8 @@ def measure_faiss(path: Path, queries: torch.Tensor, threads: int, factory: str,
     for parameters in all_parameters:
         index = approximate.load(file, ApproximateOptions(factory, parameters))
         found = search_times(lambda part, index=index: approximate.search(index, gallery, part, 10), queries)
-        memory = _above(before)
-        recall = approximate.recall(index, gallery, queries)
-        rows.append(
-            {"way": f"{factory} {parameters}".strip(), **built, **found, **memory, "recall@10": round(recall, 4)}
-        )
+        way = {"way": f"{factory} {parameters}".strip(), **built, **found, **_above(before)}
+        rows.append(way | {"recall@10": round(approximate.recall(index, gallery, queries), 4)})
         del index
     return rows
 
@@ -84,12 +82,7 @@ def search_times(search: Callable[[torch.Tensor], Any], queries: torch.Tensor) -
 
 def memory_mb() -> dict[str, float]:
     """Resident memory now: of the process's own, and file pages that the system may drop at any time (Linux)."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    values = {
-        key: float(value.split()[0]) / 1024 for key, value in (line.split(":", 1) for line in lines) if "Rss" in key
-    }
-    return {"memory_mb": values.get("RssAnon", float("nan")), "mapped_mb": values.get("RssFile", float("nan"))}
+    return {"memory_mb": status("RssAnon") / 2**20, "mapped_mb": status("RssFile") / 2**20}
 
 
 def _above(before: dict[str, float]) -> dict[str, float]:
@@ -105,25 +98,19 @@ def _timed(search: Callable[[torch.Tensor], Any], queries: torch.Tensor) -> floa
 def measure(images: int, width: int, kinds: Sequence[str], factories: Sequence[str], threads: int) -> dict[str, list]:
     """Rows of the table for each kind of features."""
     bar = tqdm(total=len(kinds) * (1 + len(factories)), desc="measuring", unit="way")
+    tables: dict[str, list] = {}
     context = multiprocessing.get_context(distributed.START)
-    tables = {}
-    for kind in kinds:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "features.npy"
+    with tempfile.TemporaryDirectory() as folder, context.Pool(1, maxtasksperchild=1) as pool:
+        path = Path(folder) / "features.npy"
+        for kind in kinds:
             np.save(path, make_rows(images, width, kind, seed=1))
-            queries = torch.from_numpy(make_rows(QUERIES, width, kind, seed=2))
-            common = (path, queries, threads)
-            tables[kind] = [_in_a_process(context, measure_exact, *common)]
+            common = (path, torch.from_numpy(make_rows(QUERIES, width, kind, seed=2)), threads)
+            tables[kind] = [pool.apply(measure_exact, common)]
             bar.update()
             for factory in factories:
-                tables[kind] += _in_a_process(context, measure_faiss, *common, factory, FACTORIES.get(factory, ("",)))
+                tables[kind] += pool.apply(measure_faiss, (*common, factory, FACTORIES.get(factory, ("",))))
                 bar.update()
     return tables
-
-
-def _in_a_process(context: Any, work: Callable, *arguments: Any) -> Any:
-    with context.Pool(1) as pool:
-        return pool.apply(work, arguments)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

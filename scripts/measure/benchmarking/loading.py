@@ -12,7 +12,8 @@ from PIL import Image
 from benchmarking.made_cache import random_cache
 from benchmarking.timing import clock_for
 from context_i2w.data.batches import ListSource
-from context_i2w.data.pairs import ImagePairs, read_pair_list
+from context_i2w.data.packed_strings import Strings
+from context_i2w.data.pairs import ImagePairs, PairList
 from context_i2w.distributed import Process
 from context_i2w.model.clip import CLIPSizes
 from context_i2w.model.images import Preparation
@@ -48,12 +49,10 @@ def _rate(rows, count: int, batch: int, workers: int) -> list[float]:
 
 def _pairs(folder: Path, sizes: CLIPSizes, count: int) -> ImagePairs:
     random = np.random.default_rng(0)
-    lines = ["filepath\ttitle\tmasked_title"]
-    for number in range(count):
-        path = folder / f"{number}.jpg"
+    paths = [folder / f"{number}.jpg" for number in range(count)]
+    for path in paths:
         pixels = random.integers(0, 256, (24, 32, 3), np.uint8)
         Image.fromarray(pixels).resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
-        lines.append(f"{path}\ta dog in the park\ta <|replace|> in the park")
-    (folder / "list.tsv").write_text("\n".join(lines))
+    pairs = PairList(folder, Strings(map(str, paths)), Strings(["a <|replace|> in the park"] * count))
     preparation = Preparation(sizes.image_size, MEAN, STD)
-    return ImagePairs(read_pair_list(folder / "list.tsv"), preparation, True, 0, sizes.context_length)
+    return ImagePairs(pairs, preparation, True, 0, sizes.context_length)

@@ -1,7 +1,5 @@
 """Options that measuring commands share. Imports nothing that takes time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

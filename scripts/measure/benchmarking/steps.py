@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from torch.nn.functional import interpolate
 
 from benchmarking.made_cache import make_cache
 from benchmarking.timing import MATMUL, added_memory, alternate, matmul
-from context_i2w.data.feature_cache import FeatureCache
 from context_i2w.data.pairs import Batch
 from context_i2w.distributed import Process
 from context_i2w.model.clip import FrozenCLIP
@@ -25,7 +25,7 @@ from context_i2w.model.prompts import Tokenizer, template
 from context_i2w.training.objective import TRAINING_PROMPT
 from context_i2w.training.optimiser import OptimOptions
 from context_i2w.training.trainer import Trainer, TrainOptions
-from published_way import plain_step, unfreeze
+from published_way import plain_step
 
 # Twenty positions, start and end among them, with different first words.
 CAPTIONS = [
@@ -44,14 +44,21 @@ class Step:
         self.mapper.gate.data.fill_(0.5)  # open: both branches do something
         process = Process(device=clip.device)
         options = TrainOptions(batch_size=batch, precision=precision)
-        self.trainer = Trainer(clip, self.mapper, _OneBatch(batch), options, OptimOptions(), process, compiled)
+        source = SimpleNamespace(batches=1, batch_size=batch)  # what a trainer asks of its data
+        self.trainer = Trainer(clip, self.mapper, source, options, OptimOptions(), process, compiled)
         tokenizer = Tokenizer(clip.sizes.context_length)
         self.ids = tokenizer([CAPTIONS[i % len(CAPTIONS)] for i in range(batch)])
         self.prompt = tokenizer([template(TRAINING_PROMPT)])
         size = clip.sizes.image_size
         coarse = torch.randn(batch, 3, 8, 8)  # patterns of colours: pure noise would look all the same
         self.images = interpolate(coarse, size=(size, size), mode="bicubic").to(clip.device)
-        self.cache = _cache(folder, clip, self.images, self.ids)
+        self.cache = make_cache(
+            folder,
+            clip.sizes,
+            batch,
+            lambda rows: clip.encode_image(self.images[rows]),
+            lambda rows: (self.ids[rows], clip.encode_text(self.ids[rows])),
+        )
 
     def ways(self) -> dict[str, Callable[[], Tensor]]:
         return {
@@ -118,36 +125,13 @@ def measure_steps(
     return {"batch": batch, "precision": precision, "compiled": compiled, "matmul GFLOP/s": peak / 1e9, "ways": rows}
 
 
-class _OneBatch:
-    """What a trainer asks of its data, without any."""
-
-    batches = 1
-
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return iter(())
-
-
-def _cache(folder: Path, clip: FrozenCLIP, images: Tensor, ids: Tensor) -> FeatureCache:
-    """A feature cache on disk with these images' features."""
-    return make_cache(
-        folder,
-        clip.sizes,
-        len(images),
-        lambda rows: clip.encode_image(images[rows]),
-        lambda rows: (ids[rows], clip.encode_text(ids[rows])),
-    )
-
-
 def _relative(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
 @contextmanager
 def _unfrozen(clip: FrozenCLIP) -> Iterator[None]:
-    unfreeze(clip)
+    clip.requires_grad_(True)
     try:
         yield
     finally:

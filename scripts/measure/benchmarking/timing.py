@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -68,16 +69,17 @@ def added_memory(compute: Callable[[], Any], device: torch.device) -> int | None
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)  # hands freed memory back, so that it is not counted as held
         CLEAR.write_text("5")  # the peak starts at what is held now
-        before = _status("VmRSS")
+        before = status("VmRSS")
         compute()
-        return _status("VmHWM") - before
+        return status("VmHWM") - before
     except OSError:
         return None
 
 
-def _status(field: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+def status(field: str) -> float:
+    """Bytes of this process, of which the system tells in a file (Linux); NaN without."""
+    lines = STATUS.read_text().splitlines() if STATUS.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), math.nan)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

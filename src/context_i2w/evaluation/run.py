@@ -9,7 +9,7 @@ from context_i2w.benchmarks import BENCHMARKS, find_benchmark
 from context_i2w.benchmarks.base import Benchmark
 from context_i2w.benchmarks.options import PROTOCOLS
 from context_i2w.benchmarks.protocols import under
-from context_i2w.distributed import Process, joined, launch, started_by_launcher
+from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import Result, evaluate
 from context_i2w.evaluation.features import EncodingOptions
@@ -20,7 +20,7 @@ from context_i2w.evaluation.setup import (
     choose_checkpoints,
     choose_data_root,
     choose_protocol,
-    device_asked,
+    in_processes,
     load_models,
 )
 from context_i2w.evaluation.sweep import read_choice, read_methods
@@ -28,24 +28,18 @@ from context_i2w.files import check_writable
 from context_i2w.model.queries import DEFAULT_METHODS, PLAIN_METHODS
 
 
-def run(asked: Evaluation) -> bool:
-    """Evaluates, prints tables, writes files; in the settings' number of processes, or as one of torchrun's.
+def run(asked: Evaluation) -> None:
+    """Evaluates, prints tables, writes files; in the settings' number of processes. Raises UserError."""
+    in_processes(asked.settings.machine, _run, asked)
 
-    Raises UserError. True at the end.
-    """
-    machine = asked.settings.machine
-    if machine.processes > 1 and not started_by_launcher():
-        if launch(run, machine.processes, asked) is None:
-            raise KeyboardInterrupt
-        return True
-    with joined(device_asked(machine)) as process:
-        process.by_first(lambda: _check(asked))
-        running = _Running(asked, process)
-        if asked.settings.eval_mode == ALL:
-            running.evaluate_all()
-        else:
-            running.evaluate_one(asked.settings.eval_mode)
-    return True
+
+def _run(asked: Evaluation, process: Process) -> None:
+    process.by_first(lambda: _check(asked))
+    running = _Running(asked, process)
+    if asked.settings.eval_mode == ALL:
+        running.evaluate_all()
+    else:
+        running.evaluate_one(asked.settings.eval_mode)
 
 
 def _check(asked: Evaluation) -> None:

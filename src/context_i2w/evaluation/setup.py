@@ -1,8 +1,8 @@
-"""What an evaluation needs before it starts: the device, the checkpoints, their CLIP, the data."""
+"""What an evaluation needs before it starts: processes, the device, the checkpoints, their CLIP, the data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import checkpoint_to_resume, find_checkpoint, newest_checkpoint, shipped_checkpoints
 from context_i2w.checkpoints.shared import WEIGHTS
-from context_i2w.distributed import device_named
+from context_i2w.distributed import device_named, joined, launch, started_by_launcher
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, ONLY
 from context_i2w.evaluation.options import DeviceChoice
@@ -46,6 +46,21 @@ def choose_device(gpu: int | None, device: str | None) -> torch.device:
             raise UserError(f"--gpu {gpu}: the GPUs are numbered 0 to {count - 1}")
         return torch.device("cuda", gpu)
     return device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def in_processes(machine: DeviceChoice, work: Callable[..., None], *args: Any) -> None:
+    """Runs `work(*args, process)` in the number of processes asked for, or as one of torchrun's. Raises UserError."""
+    if machine.processes == 1 or started_by_launcher():
+        _joined(machine, work, args)
+    elif launch(_joined, machine.processes, machine, work, args) is None:
+        raise KeyboardInterrupt
+
+
+def _joined(machine: DeviceChoice, work: Callable[..., None], args: Sequence[Any]) -> bool:
+    """True at the end."""
+    with joined(device_asked(machine)) as process:
+        work(*args, process)
+    return True
 
 
 def device_asked(machine: DeviceChoice) -> str | None:

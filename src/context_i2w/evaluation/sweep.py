@@ -53,13 +53,18 @@ def measure(benchmark: str) -> str:
 def measure_all(
     benchmarks: Mapping[str, Benchmark], clip: FrozenCLIP, mappers: Mapping[str, Mapper], options: EncodingOptions
 ) -> Scores:
-    """Every method of PLAIN and FAMILIES on every benchmark, each of which is encoded once."""
+    """Every method of PLAIN and FAMILIES on every benchmark, each of which is encoded once.
+
+    Of several processes (options.process) the first alone scores; the others' scores are empty.
+    """
     methods = [*PLAIN, *(method for family in FAMILIES.values() for method in family)]
     needs = {vector for method in methods for vector in parse_method(method).needs}
     scores: Scores = {method: {} for method in methods}
     for name, benchmark in benchmarks.items():
         check_images_exist(benchmark)
         encoded = encode(benchmark, clip, mappers, options, needs)
+        if not options.process.is_first:
+            continue
         galleries = [(group, gallery_features(group, encoded)) for group in benchmark.groups]
         made = {
             mapper: [(*pair, query_vectors(pair[0], needs, encoded, mapper)) for pair in galleries]
