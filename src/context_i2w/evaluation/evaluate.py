@@ -21,7 +21,7 @@ from context_i2w.evaluation.compositions import compositions
 from context_i2w.evaluation.features import Encoded, EncodingOptions, encode
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.mappers import Mapper
-from context_i2w.model.queries import DEFAULT_METHODS, Product, parse_method
+from context_i2w.model.queries import DEFAULT_METHODS, PRODUCT, parse_method
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import mean_over_groups
 
@@ -123,10 +123,10 @@ def gallery_features(group: QueryGroup, encoded: Encoded) -> torch.Tensor:
 
 def rank(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> Ranking:
     """Raises UserError for a method that is not known."""
-    query, gallery = parse_method(method).query, gallery_features(group, encoded)
-    if not isinstance(query, Product):
+    gallery = gallery_features(group, encoded)
+    if method != PRODUCT:
         return Ranking(query_features(group, method, encoded, mapper), gallery, group.excluded, group.candidates)
-    one, other = (_vector(name, group, encoded, mapper) for name in query.factors)
+    one, other = (_vector(name, group, encoded, mapper) for name in ("image", "text"))
     return Ranking(one, gallery, group.excluded, group.candidates, second=(other, gallery))
 
 
