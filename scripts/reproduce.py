@@ -117,7 +117,8 @@ def by_row(table: PaperTable) -> dict[str, dict[str, dict[str, float]]]:
 def named_as_in_the_papers(asked: ReproductionOptions) -> Models:
     """The checkpoints' mappers by their methods' names, φ's by its protocol. Raises UserError for two of one kind."""
     from context_i2w.checkpoints.find import find_checkpoint
-    from context_i2w.evaluation.setup import Models, choose_device, load_models
+    from context_i2w.distributed import device_named
+    from context_i2w.evaluation.setup import Models, load_models
 
     files = [find_checkpoint(path) for path in asked.resume]
     kinds = [asked.protocol or f.protocol if f.mapper_name == "phi" else f.mapper_name for f in files]
@@ -125,7 +126,7 @@ def named_as_in_the_papers(asked: ReproductionOptions) -> Models:
     if len(set(names)) < len(names):
         raise UserError(f"--resume: {', '.join(names)}; give one checkpoint of each mapper")
     paths = [Path(path) for path in asked.resume]
-    models = load_models(paths, asked.model, asked.pretrained, choose_device(None, asked.device))
+    models = load_models(paths, asked.model, asked.pretrained, device_named(asked.device))
     return Models(models.clip, dict(zip(names, models.mappers.values(), strict=True)), models.about)
 
 

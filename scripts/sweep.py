@@ -42,9 +42,10 @@ class SweepOptions(Options):
 def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(SweepOptions, argv, prog="python scripts/sweep.py", description=__doc__)
     from context_i2w.checkpoints.find import shipped_checkpoints  # imports torch, which --help does without
+    from context_i2w.distributed import device_named
     from context_i2w.evaluation.features import EncodingOptions
     from context_i2w.evaluation.report import versions, write_json
-    from context_i2w.evaluation.setup import TOY_ROOT, choose_data_root, choose_device, load_models
+    from context_i2w.evaluation.setup import TOY_ROOT, choose_data_root, load_models
     from context_i2w.evaluation.sweep import choice, measure, measure_all
     from context_i2w.files import check_writable
     from context_i2w.model.clip_weights import TOY_MODEL
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "cirr_test" in asked.benchmarks:
         raise UserError("--benchmarks cirr_test: has no answers to choose by; take cirr")
     sources = [Path(source) for source in asked.resume or shipped_checkpoints(published=True)]
-    models = load_models(sources, asked.model, asked.pretrained, choose_device(None, asked.device))
+    models = load_models(sources, asked.model, asked.pretrained, device_named(asked.device))
     root = TOY_ROOT / "dev" if models.clip.name == TOY_MODEL and not asked.data_root else None
     chosen_root = choose_data_root(asked.data_root, models.clip)  # draws the toy world if it is not there
     root = root or chosen_root

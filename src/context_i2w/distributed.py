@@ -53,8 +53,11 @@ class Process:
                 rows[places] = part
 
     def everyone(self, value: T) -> list[T]:
-        """The (picklable) values of all processes, in order of rank."""
-        return gather_objects(value) if self.world > 1 else [value]
+        """The (small, picklable) values of all processes, in order of rank."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def by_first(self, compute: Callable[[], T]) -> T:
         """What the first process computes, in all of them; they raise its UserError too."""
@@ -80,7 +83,7 @@ def join(device: str | None = None) -> Process:
     Raises UserError for a device that is not there, and an environment that names processes but not this one's place.
     """
     world, rank, local_rank = _place()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or _default_device()
     if world > 1 and ":" in device:
         raise UserError(f"--device {device}: each of {world} processes takes a GPU of its own; leave its number out")
     chosen = device_named(f"cuda:{local_rank}" if device == "cuda" else device)
@@ -121,8 +124,13 @@ def _is_first_to_fail() -> bool:
         return False
 
 
-def device_named(name: str) -> torch.device:
-    """Raises UserError if this machine has no such device."""
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_named(name: str | None) -> torch.device:
+    """None: a GPU if there is one. Raises UserError if this machine has no such device."""
+    name = _default_device() if name is None else name
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -203,15 +211,6 @@ def _parts(local: Tensor) -> list[Tensor]:
     gathered = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(gathered, padded)
     return [part[:count] for part, count in zip(gathered, counts, strict=True)]
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """The (small, picklable) values of all processes, in order of rank."""
-    if not dist.is_initialized():
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def _started(rank: int, run: Callable[..., Any], processes: int, port: int, reports: Any, args: tuple) -> None:

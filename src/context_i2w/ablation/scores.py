@@ -10,8 +10,8 @@ import numpy as np
 from context_i2w.ablation.runs import Run
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.files import read_checkpoint
+from context_i2w.distributed import device_named
 from context_i2w.evaluation.evaluate import ONLY, Result, evaluate, rows_of
-from context_i2w.evaluation.setup import choose_device
 from context_i2w.files import atomic_path
 from context_i2w.ranking.metrics import recall_of_each
 from context_i2w.ranking.significance import Scores
@@ -31,7 +31,7 @@ def score_all(
     runs = list(dict.fromkeys(runs))
     missing = {run: [m for m in methods if not score_file(run.folder, split, m).is_file()] for run in runs}
     todo = [run for run in runs if missing[run]]
-    device = choose_device(None, None)
+    device = device_named(None)
     for start in range(0, len(todo), AT_ONCE):
         part = todo[start : start + AT_ONCE]
         checkpoints = [read_checkpoint(run.checkpoint) for run in part]
@@ -41,7 +41,7 @@ def score_all(
         places = rows_of(asked, mappers)
         scores: dict[str, dict[str, Any]] = {row: {} for row in places}
         for task in tasks:
-            benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
+            benchmark = BENCHMARKS[task].load(data_root)
             result = evaluate(benchmark, clip, mappers, methods=asked)
             for row in scores:
                 scores[row] |= _of_row(result, row, task)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from context_i2w.benchmarks.options import BENCHMARKS
 from context_i2w.command_line import (
     OptionError,
     Options,
     build,
     describe,
-    flat,
     nested,
     option,
     options_from,
@@ -162,8 +162,9 @@ class EvaluationOptions(Options):
 
     every: int = option(0, "evaluate benchmarks; 0: never", flag="evaluate-every", metavar="EPOCHS", at_least=0)
     tasks: tuple[str, ...] = option(
-        ("cirr", "fashion"), "benchmarks of --evaluate-every", flag="evaluate", metavar="TASKS", commas=True
-    )
+        ("cirr", "fashion"), "benchmarks of --evaluate-every", flag="evaluate", metavar="TASKS", commas=True,
+        choices=tuple(BENCHMARKS),
+    )  # fmt: skip
     data_root: str | None = option(None, "the benchmarks' data; data if left out", metavar="DIR")
 
 
@@ -253,8 +254,3 @@ def _help_of_mapper(argv: Sequence[str]) -> str:
     name = names[-1] if names else "context-i2w"
     options = MAPPER_OPTIONS.get(name) or find_class(name, MAPPERS, "mapper").Options
     return f"options of the mapper {name} (--mapper-option NAME=VALUE) and their defaults:\n{describe(options)}"
-
-
-def as_config(settings: RunSettings) -> dict[str, Any]:
-    """What config.json holds of the settings: a file for --config."""
-    return flat(settings)

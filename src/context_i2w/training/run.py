@@ -19,9 +19,9 @@ from tqdm import tqdm
 from context_i2w.checkpoints.files import Checkpoint, pack_mapper, read_checkpoint
 from context_i2w.checkpoints.find import checkpoint_to_resume
 from context_i2w.checkpoints.reference import CLIPReference
-from context_i2w.command_line import options_from, with_values
+from context_i2w.command_line import flat, options_from, with_values
 from context_i2w.data.open import Reader, check_data, open_training, open_validation
-from context_i2w.distributed import Process, gather_objects, join, launch, leave, started_by_launcher
+from context_i2w.distributed import Process, joined, launch, started_by_launcher
 from context_i2w.errors import UserError, as_typed
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import load_clip
@@ -30,7 +30,7 @@ from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.training.facts import about, announce
 from context_i2w.training.objective import TRAINING_PROMPT, Objective
-from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings, as_config
+from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings
 from context_i2w.training.periodic_evaluation import PeriodicEvaluation
 from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
 from context_i2w.training.trainer import Trainer
@@ -48,14 +48,11 @@ def train(settings: RunSettings, command: str | None = None) -> Path | None:
     processes = machine.processes or (torch.cuda.device_count() if machine.device is None else 1)
     if processes > 1 and not started_by_launcher():
         return launch(train, processes, settings, command)
-    process = join(machine.device)
-    try:
+    with joined(machine.device) as process:
         run = _Run(settings, process, command)
         with StopSignal() as stop, run.bar() as bar:
             run.trainer.run(partial(run.on_step, stop, bar), run.on_epoch)
         return run.end(stop)
-    finally:
-        leave()
 
 
 class _Run:
@@ -81,15 +78,14 @@ class _Run:
             settings.data.max_broken,
         )  # fmt: skip
         self.validation = open_validation(data, reader, objective.masker)
-        self.evaluation = None
-        if settings.evaluation.every and process.is_first:
-            self.evaluation = PeriodicEvaluation(settings.evaluation, self.clip)
+        evaluates = settings.evaluation.every and process.is_first
+        self.evaluation = PeriodicEvaluation(settings.evaluation, self.clip) if evaluates else None
         if resumed:
             self._check_same(resumed)
             mapper.load_state_dict(resumed.build_mapper(self.clip.sizes).state_dict())
             self.trainer.restore(resumed.content["training"])
         self.folder = self._make_folder(resumed) if process.is_first else None
-        self.path = gather_objects(self.folder and self.folder.path)[0]
+        self.path = process.everyone(self.folder and self.folder.path)[0]
         self.last_save = time.monotonic()
         self.last_log = (self.trainer.state.step, time.perf_counter())
 
@@ -152,16 +148,14 @@ class _Run:
         facts = about(trainer, self.reference, settings)
         announce(facts, settings, path)
         settings = with_values(settings, resume=None, precision=trainer.options.precision)
-        config = as_config(settings) | {"command": self.command, "about": facts}
+        config = flat(settings) | {"command": self.command, "about": facts}
         room = 12 * facts["learned_parameters"]  # weights and AdamW's two moments in float32
         within = trainer.state.samples > 0
         return RunFolder(path, config, resumed.step if resumed else None, settings.folder.wandb, room, within)
 
     def bar(self) -> tqdm:
-        # Not False in the first process: that would overrule TQDM_DISABLE.
-        hidden: dict[str, Any] = {} if self.process.is_first else {"disable": True}
         done, total = self.trainer.state.step, self.trainer.total_steps
-        return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True, **hidden)
+        return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True)
 
     def _log(self, bar: tqdm, loss: Tensor | None) -> None:
         (step, since), self.last_log = self.last_log, (self.trainer.state.step, time.perf_counter())
@@ -202,7 +196,7 @@ class _Run:
         if self.process.world > 1 and self.trainer.state.step % 10:
             return False
         is_time = time.monotonic() - self.last_save > 60 * self.settings.folder.save_minutes
-        told = gather_objects((stop.received is not None, is_time))
+        told = self.process.everyone((stop.received is not None, is_time))
         self.trainer.share_broken()
         if told[0][1]:  # by the first process's clock
             self.last_save = time.monotonic()
@@ -217,7 +211,7 @@ class _Run:
             scalars["validation_loss"] = self.trainer.validate(self.validation.epoch(0))
         if self.folder is None:
             return
-        if self.evaluation and self.evaluation.is_due(state.epoch):
+        if self.evaluation and state.epoch % self.settings.evaluation.every == 0:
             scalars |= self.evaluation.scalars(self.trainer.mapper)
         if state.broken:
             scalars["broken_pairs"] = sum(state.broken.values())

@@ -8,6 +8,7 @@ from pathlib import Path
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.find import LAST
 from context_i2w.command_line import flat, with_values
+from context_i2w.distributed import device_named
 from context_i2w.errors import as_typed
 from context_i2w.evaluation.evaluate import ONLY, Result, evaluate
 from context_i2w.evaluation.pictures import loss_curve, top_results
@@ -83,13 +84,11 @@ def toy_settings(settings: RunSettings, world: Path = TOY_ROOT) -> RunSettings:
 
 def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> dict[str, Result]:
     """The four tasks with the run's last checkpoint; each result also goes to the run's folder as JSON."""
-    import torch
-
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = device_named(device)
     models = load_models([folder / "checkpoints" / LAST], None, None, chosen, trust_code=True)
     results = {}
     for task in TASKS:
-        benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
+        benchmark = BENCHMARKS[task].load(data_root)
         results[task] = evaluate(benchmark, models.clip, models.mappers, methods=METHODS)
         setting = {**models.about, "data_root": str(data_root), "device": str(chosen), "precision": "fp32"}
         write_json(as_json(results[task], setting), folder / f"{task}.json")

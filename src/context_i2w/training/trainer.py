@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from context_i2w.data.batches import PairSource
 from context_i2w.data.pairs import Batch
-from context_i2w.distributed import Process, gather_objects, gather_with_gradient
+from context_i2w.distributed import Process, gather_with_gradient
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.mappers import Mapper
@@ -154,7 +154,7 @@ class Trainer:
 
         Raises UserError if its share is more than the options allow, after `few` pairs or more.
         """
-        for found in gather_objects(self.newly_broken):
+        for found in self.process.everyone(self.newly_broken):
             self.state.broken.update(found)
         self.newly_broken = Counter()
         broken, seen = sum(self.state.broken.values()), self.state.step * self.global_batch
