@@ -61,7 +61,7 @@ class _Run:
     def __init__(self, settings: RunSettings, process: Process, command: str):
         self.settings, self.process, self.command = settings, process, command
         model, train = settings.model, settings.train
-        kinds = _classes(settings.model)
+        kinds = find_class(model.mapper, MAPPERS, "mapper"), find_class(model.objective, OBJECTIVES, "objective")
         resumed = self._read_resumed()
         check_data(settings.data)  # before CLIP's weights are fetched
         self.clip = load_clip(model.clip, model.weights, process.device)
@@ -85,17 +85,26 @@ class _Run:
             mapper.load_state_dict(resumed.build_mapper(self.clip.sizes).state_dict())
             self.trainer.restore(resumed.content["training"])
         self.folder = self._make_folder(resumed) if process.is_first else None
-        self.path = process.everyone(self.folder and self.folder.path)[0]
+        self.path = process.everyone(self.folder.path if self.folder else None)[0]
         self.last_save = time.monotonic()
         self.last_log = (self.trainer.state.step, time.perf_counter())
 
     def on_step(self, stop: StopSignal, bar: tqdm, loss: Tensor | None) -> bool:
-        """Logs, and saves if it is time to; returns whether to stop."""
+        """Logs, and saves if it is time to; returns whether to stop. Several processes ask at every tenth step."""
         trainer, step = self.trainer, self.trainer.state.step
         bar.update()
         if step % self.settings.folder.log_every == 0 or step == trainer.total_steps:
             self._log(bar, loss)
-        return self._look_around(stop, loss)
+        if self.process.world > 1 and step % 10:
+            return False
+        is_time = time.monotonic() - self.last_save > 60 * self.settings.folder.save_minutes
+        told = self.process.everyone((stop.received is not None, is_time))
+        trainer.share_broken()
+        if told[0][1]:  # by the first process's clock
+            self.last_save = time.monotonic()
+            if self.folder and (loss is None or self._checked(loss)):
+                self._save(None)
+        return any(stopped for stopped, _ in told)
 
     def end(self, stop: StopSignal) -> Path | None:
         """Saves what a stopped run has; its folder if it is finished."""
@@ -140,12 +149,13 @@ class _Run:
 
     def _make_folder(self, resumed: Checkpoint | None) -> RunFolder:
         settings, trainer = self.settings, self.trainer
-        path = Path(settings.folder.logs) / (settings.folder.name or _new_name(settings.model.mapper))
+        name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.model.mapper.rpartition(':')[2]}"
+        path = Path(settings.folder.logs) / (settings.folder.name or name)
         if resumed and resumed.path.parent.name == "checkpoints":
             path = resumed.path.parent.parent
         elif path.exists() and not ended_before_its_first_checkpoint(path):
             raise UserError(f"{path} exists already; choose another --name, or go on with --resume {path}")
-        facts = about(trainer, self.reference, settings)
+        facts = about(trainer, self.reference)
         announce(facts, settings, path)
         settings = with_values(settings, resume=None, precision=trainer.options.precision)
         config = flat(settings) | {"command": self.command, "about": facts}
@@ -191,19 +201,6 @@ class _Run:
         content = packed | {"training": trainer.saved(), **self._objective}
         return self.folder.save(content, epoch, self.settings.folder.keep)
 
-    def _look_around(self, stop: StopSignal, loss: Tensor | None) -> bool:
-        """Saves if it is time to; returns whether to stop. Processes do both at the same step: every tenth they ask."""
-        if self.process.world > 1 and self.trainer.state.step % 10:
-            return False
-        is_time = time.monotonic() - self.last_save > 60 * self.settings.folder.save_minutes
-        told = self.process.everyone((stop.received is not None, is_time))
-        self.trainer.share_broken()
-        if told[0][1]:  # by the first process's clock
-            self.last_save = time.monotonic()
-            if self.folder and (loss is None or self._checked(loss)):
-                self._save(None)
-        return any(stopped for stopped, _ in told)
-
     def on_epoch(self) -> None:
         frequency, state = self.settings.folder.save_frequency, self.trainer.state
         scalars = {"epoch_loss": self.trainer.epoch_loss}
@@ -226,10 +223,6 @@ class _Run:
             self.last_save = time.monotonic()
 
 
-def _classes(model: ModelOptions) -> tuple[type[Mapper], type[Objective]]:
-    return find_class(model.mapper, MAPPERS, "mapper"), find_class(model.objective, OBJECTIVES, "objective")
-
-
 def _build(
     settings: RunSettings, mapper: type[Mapper], objective: type[Objective], clip: FrozenCLIP
 ) -> tuple[Mapper, Objective]:
@@ -249,7 +242,3 @@ def _build(
 def keeps_tokens(model: ModelOptions) -> bool:
     """In the feature cache. The toy world's is small, and all mappers share it."""
     return model.clip == "toy" or find_class(model.mapper, MAPPERS, "mapper").uses_tokens
-
-
-def _new_name(mapper: str) -> str:
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{mapper.rpartition(':')[2]}"

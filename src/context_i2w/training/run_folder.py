@@ -62,15 +62,13 @@ class RunFolder:
 
     def save(self, content: Mapping[str, Any], epoch: int | None = None, keep: int = 0) -> Path:
         """Writes checkpoints/last.pt and, at an epoch's end, epoch_N.pt; of those the newest `keep` stay (0: all)."""
-        path = self.checkpoints / LAST
-        if epoch is not None:
-            path = self.checkpoints / f"epoch_{epoch}.pt"
+        path = self.checkpoints / (LAST if epoch is None else f"epoch_{epoch}.pt")
         save_atomically(content, path)
         if epoch is not None:
             self._link_last(path)
-            if keep:
-                for old in sorted(self.checkpoints.glob("epoch_*.pt"), key=_epoch)[:-keep]:
-                    old.unlink()
+            epochs = sorted(self.checkpoints.glob("epoch_*.pt"), key=lambda old: int(old.stem.removeprefix("epoch_")))
+            for old in epochs[:-keep] if keep else ():
+                old.unlink()
         return path
 
     def close(self) -> None:
@@ -136,10 +134,6 @@ class StopSignal:
 def ended_before_its_first_checkpoint(run: Path) -> bool:
     """Whether the folder holds a run with nothing to go on from, so that it may begin anew there."""
     return (run / CONFIG).is_file() and not (run / "checkpoints" / LAST).exists()
-
-
-def _epoch(path: Path) -> int:
-    return int(path.stem.removeprefix("epoch_"))
 
 
 def _step(line: str) -> float:

@@ -100,8 +100,8 @@ def write_report(folder: Path, results: Mapping[str, Result]) -> str:
     steps, losses, validation = _logged(folder / "metrics.jsonl")
     loss_curve(steps, losses, validation, folder / "loss.png")
     config = json.loads((folder / "config.json").read_text())
-    mapper = config["mapper"]
-    tables = [_task_table(task, result, _title(mapper)) for task, result in results.items()]
+    title = getattr(find_class(config["mapper"], MAPPERS, "mapper"), "title", config["mapper"])
+    tables = [_task_table(task, result, title) for task, result in results.items()]
     parts = [
         f"# {folder.name}",
         HONESTY,
@@ -110,10 +110,9 @@ def write_report(folder: Path, results: Mapping[str, Result]) -> str:
     ]
     parts += ["## Loss", f"![training and validation loss](loss.png)\n\nLast step: {losses[-1]:.4f}."]
     for (task, result), table in zip(results.items(), tables, strict=True):
-        picture = f"{task}.png"
-        top_results(result, "composed", folder / picture)
+        top_results(result, "composed", folder / f"{task}.png")
         parts += [table, f"Protocol: {protocol_line(result.benchmark.protocol)}."]
-        parts += [f"![queries and their top results, hits framed]({picture})"]
+        parts += [f"![queries and their top results, hits framed]({task}.png)"]
     (folder / "report.md").write_text("\n\n".join(parts) + "\n")
     return "\n\n".join([*tables, QUERIES])
 
@@ -129,10 +128,6 @@ def _task_table(task: str, result: Result, mapper: str) -> str:
     ]
     queries = sum(len(group.references) for group in result.benchmark.groups)
     return f"## {title} ({form}, {queries:,} queries)\n\n" + markdown_table(rows)
-
-
-def _title(mapper: str) -> str:
-    return getattr(find_class(mapper, MAPPERS, "mapper"), "title", mapper)
 
 
 def _logged(path: Path) -> tuple[list[int], list[float], list[tuple[int, float]]]:
