@@ -72,9 +72,8 @@ def choose_on_dev(runs: Mapping[str, Sequence[Sequence[Run]]], grid: Grid) -> di
     chosen = {}
     for name, candidates in runs.items():
         if len(candidates) > 1:
-            means = [
-                sum(read_scores(seeds, t, "dev").mean for t in grid.tasks) / len(grid.tasks) for seeds in candidates
-            ]
+            scores = [[read_scores(seeds, task, "dev").mean for task in grid.tasks] for seeds in candidates]
+            means = [sum(row) / len(row) for row in scores]
             options = [" ".join(candidate) for candidate in grid.rows[name].choose]
             chosen[name] = means.index(max(means)), dict(zip(options, means, strict=True))
     return chosen

@@ -1,7 +1,5 @@
 """Two rows of result files, query by query (see `scripts/compare.py`)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

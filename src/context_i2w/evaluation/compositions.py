@@ -1,7 +1,5 @@
 """What one mapper composes for a benchmark: each distinct composition once, as the images it waits for arrive."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple

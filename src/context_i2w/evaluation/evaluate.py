@@ -4,8 +4,6 @@ A row is a method of a query (model/queries.py) under one mapper: `image`, `text
 `blended:0.7:0.65`; with several mappers `NAME METHOD`. Methods without a mapper have one row.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

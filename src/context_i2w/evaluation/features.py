@@ -7,8 +7,6 @@ image, it costs one pass; what no row asked for is not encoded. Several processe
 therefore the same to the bit, and all hold all features at the end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

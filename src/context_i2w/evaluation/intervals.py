@@ -1,7 +1,5 @@
 """What chance leaves open in a benchmark's numbers: bootstrap intervals over its queries, by reference image."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from context_i2w.evaluation.evaluate import Result

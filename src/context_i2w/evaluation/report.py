@@ -1,7 +1,5 @@
 """Results for people and for other tools: the table on the terminal, the JSON, the rankings, submissions."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re

@@ -1,7 +1,5 @@
 """What an evaluation needs before it starts: the device, the checkpoints, their CLIP, the data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

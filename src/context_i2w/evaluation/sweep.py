@@ -4,8 +4,6 @@ The rule: of each family the weights with the largest mean over benchmarks and m
 ones those that come first in FAMILIES. The best single method is the best of all that use a mapper.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """What a run says of itself: at its start in a few lines, and in its config.json."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys

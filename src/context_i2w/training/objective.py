@@ -3,8 +3,6 @@
 Shapes: B pairs of this process, G of all processes, L text positions, E joint embedding width, T text width.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

@@ -3,8 +3,6 @@
 Imports nothing that takes time: `--help` reads it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

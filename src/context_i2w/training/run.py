@@ -1,7 +1,5 @@
 """One training run from its settings: data, mapper, loop, folder. Runs in each process of the run."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys

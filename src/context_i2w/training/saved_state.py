@@ -1,7 +1,5 @@
 """Whether the training state of a checkpoint, which anybody may have made, fits the trainer that goes on from it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

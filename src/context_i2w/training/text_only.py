@@ -4,8 +4,6 @@ The mapper is fed the caption's own embedding with noise in place of an image's;
 masked caption, has to give back the embedding of the caption.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
