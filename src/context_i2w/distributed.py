@@ -21,7 +21,6 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from context_i2w.errors import UserError, one_line
 
 T = TypeVar("T")
-FAILURES = (ProcessRaisedException, ProcessExitedException)
 START = "spawn"  # how processes begin; the tests' begin from one that has imported torch already
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
 SOON = 3.0  # seconds that a process which failed like another one leaves it to be the first to end
@@ -176,7 +175,7 @@ def launch(run: Callable[..., Any], processes: int, *args) -> Any:
         try:
             while not started.join(grace_period=GRACE):
                 pass
-        except FAILURES as error:
+        except (ProcessRaisedException, ProcessExitedException) as error:
             if passed:
                 return None
             raise _cause(error, reports) from None

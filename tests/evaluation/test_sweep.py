@@ -60,4 +60,4 @@ def test_a_file_that_is_none_of_ours(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(SystemExit):
         eval_retrieval.main([*SEARLE, "--eval-mode", "cirr", "--methods", str(tmp_path / "x.json")])
-    assert "no file of scripts/sweep.py" in capsys.readouterr().err
+    assert "--methods takes a file of scripts/sweep.py" in capsys.readouterr().err

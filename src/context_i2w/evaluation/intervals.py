@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from context_i2w.evaluation.compositions import numbered
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.ranking.metrics import Mean
 from context_i2w.ranking.significance import bootstrap_intervals
@@ -20,11 +21,9 @@ def intervals(result: Result, level: float = 0.95) -> Intervals:
 
 def reference_numbers(result: Result) -> dict[str, np.ndarray]:
     """By group the number of each query's reference image [Q], the same for the same image in all groups."""
-    numbers: dict = {}
-    return {
-        group.name: np.array([numbers.setdefault(source, len(numbers)) for source in group.references])
-        for group in result.benchmark.groups
-    }
+    groups = result.benchmark.groups
+    numbers = numbered(source for group in groups for source in group.references)
+    return {group.name: np.array([numbers[source] for source in group.references]) for group in groups}
 
 
 def means_over_queries(metrics: dict[str, float], queries: int) -> dict[str, Mean]:

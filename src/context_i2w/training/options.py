@@ -229,10 +229,8 @@ def _settings_of_run(resume: str | None, logs: str) -> dict[str, Any] | None:
     config = checkpoint_to_resume(resume, Path(logs)).parent.parent / CONFIG
     if not config.is_file():
         return None
-    if "columns" in read_json(
-        config, {}, "resume from the checkpoint's file, outside its run"
-    ):  # of a run before settings had one flat form
-        return None
+    if "columns" in read_json(config, {}, "resume from the checkpoint's file, outside its run"):
+        return None  # of a run before settings had one flat form
     here = {"resume", "name", "logs", "device", "processes", "trust_code"}
     return {key: value for key, value in read_config(config, RunSettings).items() if key not in here}
 
