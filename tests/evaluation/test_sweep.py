@@ -56,8 +56,9 @@ def test_chosen_here_and_applied_elsewhere(tmp_path, monkeypatch, capsys, golden
     assert json.loads((tmp_path / "one.json").read_text())["results"]["all"][singles[0]]["R@1"] == pytest.approx(score)
 
 
-def test_a_file_that_is_none_of_ours(tmp_path, capsys):
-    (tmp_path / "x.json").write_text("{}")
+@pytest.mark.parametrize("content", ["{}", '{"chosen_on": 1, "families": {}}', '{"chosen_on": {}, "families": {}}'])
+def test_a_file_that_is_none_of_ours(tmp_path, capsys, content):
+    (tmp_path / "x.json").write_text(content)
     with pytest.raises(SystemExit):
         eval_retrieval.main([*SEARLE, "--eval-mode", "cirr", "--methods", str(tmp_path / "x.json")])
     assert "--methods takes a file of scripts/sweep.py" in capsys.readouterr().err

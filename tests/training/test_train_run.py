@@ -17,7 +17,7 @@ from tests.made_pairs import sample, ten_faults, write_list, write_shard, write_
 from context_i2w.command_line import with_values
 from context_i2w.distributed import launch
 from context_i2w.errors import UserError
-from context_i2w.training import periodic_evaluation
+from context_i2w.training import run as training_run
 from context_i2w.training.options import settings_of
 from context_i2w.training.run import train
 from context_i2w.training.trainer import Trainer
@@ -233,8 +233,8 @@ def test_validation_and_benchmarks_are_logged(settings, folder, monkeypatch):
         load = staticmethod(lambda root: root)
 
     found = types.SimpleNamespace(metrics={"dress": {"composed": {"R@10": 1.0}}, "mean": {"composed": {"R@10": 2.0}}})
-    monkeypatch.setattr(periodic_evaluation, "BENCHMARKS", {"fashion": Toy})
-    monkeypatch.setattr(periodic_evaluation, "evaluate", lambda benchmark, clip, mappers, **_: found)
+    monkeypatch.setattr(training_run, "BENCHMARKS", {"fashion": Toy})
+    monkeypatch.setattr(training_run, "evaluate", lambda benchmark, clip, mappers, **_: found)
     run = train(
         with_values(
             settings, val_data=str(folder / "pairs.tsv"), evaluate_every=2, evaluate=("fashion",), data_root="data"

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.base import Benchmark
 from context_i2w.checkpoints.files import Checkpoint, pack_mapper, read_checkpoint
 from context_i2w.checkpoints.find import checkpoint_to_resume
 from context_i2w.checkpoints.reference import CLIPReference
@@ -21,6 +23,8 @@ from context_i2w.command_line import flat, options_from, with_values
 from context_i2w.data.open import Reader, check_data, open_training, open_validation
 from context_i2w.distributed import Process, joined, launch, started_by_launcher
 from context_i2w.errors import UserError, as_typed
+from context_i2w.evaluation.evaluate import ONLY, evaluate
+from context_i2w.evaluation.setup import choose_data_root
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import load_clip
 from context_i2w.model.extensions import find_class
@@ -29,7 +33,6 @@ from context_i2w.model.options import MAPPERS
 from context_i2w.training.facts import about, announce
 from context_i2w.training.objective import TRAINING_PROMPT, Objective
 from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings
-from context_i2w.training.periodic_evaluation import PeriodicEvaluation
 from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
 from context_i2w.training.trainer import Trainer
 
@@ -76,8 +79,7 @@ class _Run:
             settings.data.max_broken,
         )  # fmt: skip
         self.validation = open_validation(data, reader, objective.masker)
-        evaluates = settings.evaluation.every and process.is_first
-        self.evaluation = PeriodicEvaluation(settings.evaluation, self.clip) if evaluates else None
+        self.benchmarks = self._load_benchmarks() if settings.evaluation.every and process.is_first else {}
         if resumed:
             self._check_same(resumed)
             mapper.load_state_dict(resumed.build_mapper(self.clip.sizes).state_dict())
@@ -165,6 +167,22 @@ class _Run:
         done, total = self.trainer.state.step, self.trainer.total_steps
         return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True)
 
+    def _load_benchmarks(self) -> dict[str, Benchmark]:
+        """At once, so that missing files are found before training and not an epoch later."""
+        options = self.settings.evaluation
+        root = choose_data_root(options.data_root, self.clip)
+        return {task: BENCHMARKS[task].load(root) for task in options.tasks}
+
+    def _evaluated(self) -> dict[str, float]:
+        """`task/metric` -> percent of the composed query; the mean over the groups where there are several."""
+        mapper = self.trainer.mapper.eval()
+        scalars: dict[str, float] = {}
+        for task, benchmark in self.benchmarks.items():
+            metrics = evaluate(benchmark, self.clip, {ONLY: mapper}, methods=(ONLY,)).metrics
+            group = "mean" if "mean" in metrics else next(iter(metrics))
+            scalars |= {f"{task}/{name}": value for name, value in metrics[group][ONLY].items()}
+        return scalars
+
     def _log(self, bar: tqdm, loss: Tensor | None) -> None:
         (step, since), self.last_log = self.last_log, (self.trainer.state.step, time.perf_counter())
         rate = (self.last_log[0] - step) * self.trainer.global_batch / (self.last_log[1] - since)
@@ -206,8 +224,8 @@ class _Run:
             scalars["validation_loss"] = self.trainer.validate(self.validation.epoch(0))
         if self.folder is None:
             return
-        if self.evaluation and state.epoch % self.settings.evaluation.every == 0:
-            scalars |= self.evaluation.scalars(self.trainer.mapper)
+        if self.benchmarks and state.epoch % self.settings.evaluation.every == 0:
+            scalars |= self._evaluated()
         if state.broken:
             scalars["broken_pairs"] = sum(state.broken.values())
             reasons = ", ".join(f"{kind}: {count}" for kind, count in state.broken.most_common(8))
