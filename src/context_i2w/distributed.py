@@ -156,11 +156,6 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def launch(run: Callable[..., Any], processes: int, *args) -> Any:
     """Runs `run(*args)` in so many processes of this machine and returns what the first of them returns, if small.
 

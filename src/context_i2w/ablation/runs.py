@@ -45,10 +45,6 @@ class Run:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints" / LAST
 
-    @property
-    def is_finished(self) -> bool:
-        return (self.folder / FINISHED).is_file()
-
     def effort(self) -> dict[str, float]:
         """Seconds of training, and the mean training loss of the last epoch."""
         return json.loads((self.folder / FINISHED).read_text())
@@ -70,7 +66,9 @@ def settings_from(options: Sequence[str]) -> RunSettings:
 def _identity(settings: RunSettings) -> dict[str, Any]:
     """All that makes a run's numbers, in the form that has always named runs: new settings only where they differ."""
     data, model, optim, folder = settings.data, settings.model, settings.optim, settings.folder
-    train = asdict(settings.train) | {"max_broken": data.max_broken, "precision": _precision(settings)}
+    on_gpu = torch.cuda.is_available() and settings.machine.device != "cpu"
+    precision = settings.train.precision or ("amp" if on_gpu else "fp32")
+    train = asdict(settings.train) | {"max_broken": data.max_broken, "precision": precision}
     new = {"steps": train.pop("steps"), "schedule": optim.schedule, "decay": optim.decay, "objective": model.objective}
     new |= {"objective_options": dict(model.objective_options), "image_reader": data.image_reader}
     usual: dict[str, Any] = {"steps": None, "schedule": "cosine", "decay": "published", "objective": "contrastive"}
@@ -105,17 +103,12 @@ def _identity(settings: RunSettings) -> dict[str, Any]:
     return identity | ({"toy world": VERSION} if is_on_toy_world(settings) else {})
 
 
-def _precision(settings: RunSettings) -> str:
-    on_gpu = torch.cuda.is_available() and settings.machine.device != "cpu"
-    return settings.train.precision or ("amp" if on_gpu else "fp32")
-
-
 def train_all(runs: Iterable[Run], jobs: int) -> None:
     """Trains the runs that are not finished, `jobs` at a time: one on each GPU, or on a share of the cores.
 
     Interrupted, each saves its place and the next call goes on there. Raises UserError as a training does.
     """
-    todo = [run for run in dict.fromkeys(runs) if not run.is_finished]
+    todo = [run for run in dict.fromkeys(runs) if not (run.folder / FINISHED).is_file()]
     if not todo:
         return
     if any(is_on_toy_world(settings_from(run.options)) for run in todo):

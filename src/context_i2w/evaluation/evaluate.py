@@ -116,7 +116,11 @@ def query_vectors(
 
 
 def gallery_features(group: QueryGroup, encoded: Encoded) -> torch.Tensor:
-    return _rows(encoded.image_features, encoded.images, group.gallery)
+    """Unit rows [G, E]; a view where they lie side by side, for galleries of gigabytes."""
+    rows = [encoded.images[source] for source in group.gallery]
+    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
+        return encoded.image_features[rows[0] : rows[0] + len(rows)]
+    return encoded.image_features[rows]
 
 
 def rank(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> Ranking:
@@ -124,16 +128,8 @@ def rank(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = 
     gallery = gallery_features(group, encoded)
     if method != PRODUCT:
         return Ranking(query_features(group, method, encoded, mapper), gallery, group.excluded, group.candidates)
-    one, other = (_vector(name, group, encoded, mapper) for name in ("image", "text"))
-    return Ranking(one, gallery, group.excluded, group.candidates, second=(other, gallery))
-
-
-def _rows(features: torch.Tensor, numbers: Mapping, keys: Sequence) -> torch.Tensor:
-    """Features of the keys; a view where they lie side by side, for galleries of gigabytes."""
-    rows = [numbers[key] for key in keys]
-    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
-        return features[rows[0] : rows[0] + len(rows)]
-    return features[rows]
+    image, text = query_vectors(group, ("image", "text"), encoded).values()
+    return Ranking(image, gallery, group.excluded, group.candidates, second=(text, gallery))
 
 
 def _score(result: Result, group: QueryGroup, row: str, ranking: Ranking) -> None:

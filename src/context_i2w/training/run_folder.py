@@ -39,7 +39,10 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        _check_room(path, room)
+        free = shutil.disk_usage(path).free
+        if free < room:
+            left, needed = f"{free / 1e6:,.1f} MB left on its disk", f"a checkpoint takes {room / 1e6:,.1f}"
+            raise UserError(f"{path}: {left}, {needed}; make room")
         self.lock = contextlib.ExitStack()  # held while the run goes on, released with the process
         busy = f"{path}: another process is training there; wait for it, or give another --name"
         self.lock.enter_context(locked(path / ".lock", busy))
@@ -141,11 +144,3 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):  # cut off in the middle by a kill, or damaged
         return float("inf")
-
-
-def _check_room(path: Path, size: int) -> None:
-    free = shutil.disk_usage(path).free
-    if free < size:
-        raise UserError(
-            f"{path}: {free / 1e6:,.1f} MB left on its disk, a checkpoint takes {size / 1e6:,.1f}; make room"
-        )
