@@ -121,7 +121,8 @@ def _see(
     for seen, features in _vision_passes(passed, clip, options, name):
         if known is None:
             embeddings[seen.numbers] = features.embedding.float()
-            digests |= {index: _digest(pixels) for index, pixels in zip(seen.numbers, seen.pixels)}
+            hashes = (hashlib.blake2b(pixels.numpy().data, digest_size=16) for pixels in seen.pixels)
+            digests |= {index: found.digest() for index, found in zip(seen.numbers, hashes)}
         for composer in of_tokens:
             composer.see(seen.numbers, features, prompts, options.batch_size)
     if known is None:
@@ -192,10 +193,6 @@ def _vision_passes(
 
 def _pixels(preparation: Preparation, sources: Mapping[int, ImageSource], index: int) -> torch.Tensor:
     return preparation.pixels(sources[index])
-
-
-def _digest(pixels: torch.Tensor) -> bytes:
-    return hashlib.blake2b(pixels.numpy().data, digest_size=16).digest()
 
 
 def _repeats(digests: Iterable[Mapping[int, bytes]]) -> Iterator[tuple[int, int]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.benchmarks.base import Benchmark
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.evaluation.intervals import Intervals, means_over_queries, reference_numbers
 from context_i2w.files import atomic_path, write_text
@@ -102,7 +101,8 @@ def write_submissions(result: Result, folder: Path) -> list[Path]:
 def table(result: Result, bounds: Intervals | None = None) -> str:
     """The protocol, every number in percent, with its interval where given, and the ceiling where there is one."""
     lines = [f"{result.benchmark.name}: " + protocol_line(result.benchmark.protocol)]
-    ceilings = _ceilings(result.benchmark)
+    ceilings = dict(result.benchmark.protocol.get("ceiling", {}))
+    ceilings |= {"mean": mean_over_groups([*ceilings.values()])} if len(ceilings) > 1 else {}
     names = list(dict.fromkeys(name for rows in result.metrics.values() for row in rows.values() for name in row))
     columns = COLUMNS if bounds is None else COLUMNS // 2
     for start in range(0, len(names), columns):
@@ -125,11 +125,6 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _ceilings(benchmark: Benchmark) -> dict[str, dict[str, float]]:
-    ceilings = dict(benchmark.protocol.get("ceiling", {}))
-    return ceilings | ({"mean": mean_over_groups([*ceilings.values()])} if len(ceilings) > 1 else {})
 
 
 def _block(
