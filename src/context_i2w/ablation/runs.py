@@ -22,12 +22,13 @@ from context_i2w.checkpoints.find import LAST
 from context_i2w.command_line import with_values
 from context_i2w.data.open import kept
 from context_i2w.errors import UserError
+from context_i2w.evaluation.setup import TOY_ROOT
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.world import VERSION
 from context_i2w.training.options import RunSettings, parse_settings
 from context_i2w.training.run import keeps_tokens, train
 from context_i2w.training.run_folder import ended_before_its_first_checkpoint
-from context_i2w.training.toy_run import TOY_ROOT, is_on_toy_world, toy_settings
+from context_i2w.training.toy_run import is_on_toy_world, toy_settings
 
 FINISHED = "finished.json"
 SECONDS_TO_SAVE = 60  # for a worker that is told to stop

@@ -13,7 +13,7 @@ from context_i2w.errors import as_typed
 from context_i2w.evaluation.evaluate import ONLY, Result, evaluate
 from context_i2w.evaluation.pictures import loss_curve, top_results
 from context_i2w.evaluation.report import as_json, markdown_table, protocol_line, write_json
-from context_i2w.evaluation.setup import load_models
+from context_i2w.evaluation.setup import TOY_ROOT, load_models
 from context_i2w.model.clip_weights import load_clip
 from context_i2w.model.extensions import find_class
 from context_i2w.model.options import MAPPERS
@@ -23,7 +23,6 @@ from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, VALIDATION_LIST
 from context_i2w.training.options import OBJECTIVES, RunSettings
 from context_i2w.training.run import train
 
-TOY_ROOT = Path("data/toy")
 CC3M_COMMAND = "python src/main.py --train-data cc/Train_GCC-training_output.csv --model ViT-L/14 --openai-pretrained"
 TASKS = {
     "imgnet": ("Domain conversion", "ImageNet-R's format", ("P@1", "R@1", "R@10", "R@50")),
