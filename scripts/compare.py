@@ -12,7 +12,7 @@ by Holm for all lines of the table.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> list[Comparison]:
     found = compare_all(first, second, rows, asked.metrics or None)
     print(comparison_table(found))
     if asked.output:
-        write_json([line.as_json() for line in found], asked.output)
+        write_json([asdict(line) for line in found], asked.output)
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from context_i2w import distributed
-from context_i2w.distributed import Process, device_named, gather_objects, gather_with_gradient, join, launch, leave
+from context_i2w.distributed import Process, device_named, gather_with_gradient, join, launch, leave
 from context_i2w.errors import UserError
 
 
@@ -18,7 +18,7 @@ def test_without_a_group_everything_is_one_process():
     assert process.is_first
     rows = torch.randn(3, 2, requires_grad=True)
     assert gather_with_gradient(rows) is rows
-    assert gather_objects("x") == ["x"]
+    assert process.everyone("x") == ["x"]
     leave()
 
 
@@ -28,7 +28,7 @@ def exchange(path: str) -> list:
     gathered = gather_with_gradient(rows)
     (gathered * torch.arange(6.0).view(2, 3)).sum().backward()
     torch.save((gathered.detach(), rows.grad), f"{path}/{process.rank}.pt")
-    everyone = gather_objects({"rank": process.rank})
+    everyone = process.everyone({"rank": process.rank})
     leave()
     return everyone
 
@@ -54,7 +54,7 @@ def fail(kind: str) -> None:
     process = join("cpu")
     if process.rank == 1:
         raise UserError("a.csv: is missing") if kind == "user" else ValueError("odd value")
-    gather_objects("waits for the other, in vain")
+    process.everyone("waits for the other, in vain")
 
 
 @pytest.mark.parametrize(

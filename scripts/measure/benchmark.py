@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def steps(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[dict[str, Any]]:
     from benchmarking.steps import measure_steps
     from context_i2w.model.clip_weights import load_clip
-    from context_i2w.model.flops import tower_shape
+    from step_work import tower_shape
 
     model, batch = STEPS[section]
     clip = load_clip(model, None, device)

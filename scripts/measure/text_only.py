@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(TextOptions, argv, prog="python scripts/measure/text_only.py", description=__doc__)
     import torch  # --help does without
 
-    from context_i2w.model.flops import text_only_step, tower_shape
+    from step_work import text_only_step, tower_shape
 
     for model in ("ViT-L-14", "ViT-bigG-14"):
         for positions in (asked.positions, 77):
@@ -43,10 +43,10 @@ def measured(model: str, size: int, positions: int) -> float:
 
     from context_i2w.data.pairs import Batch
     from context_i2w.model.clip_weights import load_clip
-    from context_i2w.model.flops import text_only_step, tower_shape
     from context_i2w.model.mappers import Phi
     from context_i2w.model.prompts import PLACEHOLDER_ID
     from context_i2w.training.text_only import TextOnly, TextOnlyOptions
+    from step_work import text_only_step, tower_shape
 
     clip = load_clip(model, None)
     mapper, objective = Phi(clip.sizes), TextOnly(clip, TextOnlyOptions(parser="rules"))

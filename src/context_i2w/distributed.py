@@ -22,7 +22,6 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from context_i2w.errors import UserError, one_line
 
 T = TypeVar("T")
-FAILURES = (ProcessRaisedException, ProcessExitedException)
 START = "spawn"  # how processes begin; the tests' begin from one that has imported torch already
 POLL = 0.1  # seconds between two looks at what the processes report
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
@@ -55,8 +54,11 @@ class Process:
                 rows[places] = part
 
     def everyone(self, value: T) -> list[T]:
-        """The (picklable) values of all processes, in order of rank."""
-        return gather_objects(value) if self.world > 1 else [value]
+        """The (small, picklable) values of all processes, in order of rank."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def by_first(self, compute: Callable[[], T]) -> T:
         """What the first process computes, in all of them; they raise its UserError too."""
@@ -82,7 +84,7 @@ def join(device: str | None = None) -> Process:
     Raises UserError for a device that is not there, and an environment that names processes but not this one's place.
     """
     world, rank, local_rank = _place()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or _default_device()
     if world > 1 and ":" in device:
         raise UserError(f"--device {device}: each of {world} processes takes a GPU of its own; leave its number out")
     chosen = device_named(f"cuda:{local_rank}" if device == "cuda" else device)
@@ -123,8 +125,13 @@ def _is_first_to_fail() -> bool:
         return False
 
 
-def device_named(name: str) -> torch.device:
-    """Raises UserError if this machine has no such device."""
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_named(name: str | None) -> torch.device:
+    """None: a GPU if there is one. Raises UserError if this machine has no such device."""
+    name = _default_device() if name is None else name
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -151,11 +158,6 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def launch(run: Callable[..., Any], processes: int, *args) -> Any:
     """Runs `run(*args)` in so many processes of this machine and returns what the first of them returns.
 
@@ -171,7 +173,7 @@ def launch(run: Callable[..., Any], processes: int, *args) -> Any:
         try:
             while not started.join(timeout=POLL, grace_period=GRACE):
                 reports += _arrived(queue)  # a process with more to say than the pipe holds ends when it is read
-        except FAILURES as error:
+        except (ProcessRaisedException, ProcessExitedException) as error:
             if passed:
                 return None
             raise _cause(error, chain(reports, _arrived(queue))) from None
@@ -207,15 +209,6 @@ def _parts(local: Tensor) -> list[Tensor]:
     gathered = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(gathered, padded)
     return [part[:count] for part, count in zip(gathered, counts, strict=True)]
-
-
-def gather_objects(value: Any) -> list[Any]:
-    """The (small, picklable) values of all processes, in order of rank."""
-    if not dist.is_initialized():
-        return [value]
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def _started(rank: int, run: Callable[..., Any], processes: int, port: int, reports: Any, args: tuple) -> None:

@@ -1,4 +1,4 @@
-"""The one home of what touches the disk: whole files or none, locks, states, checksums, JSON of a declared shape."""
+"""What touches the disk: whole files or none, locks, states, checksums, JSON of a declared shape."""
 
 import contextlib
 import glob
@@ -56,10 +56,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path`, which takes its place when the block ends well and goes when it fails.
+    """As `atomic_path`, of an empty folder; several processes may write one path, the last to end wins.
 
-    A block that removes the folder leaves `path` as it is. What killed processes left beside it is removed. Raises
-    UserError, in one line, where the disk is full, read-only or not ours.
+    A block that removes the folder leaves `path` as it is. What killed processes left beside it is removed.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,10 +82,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -270,49 +267,48 @@ def misfit(value: Any, shape: Any, where: str = "") -> str | None:
     FileName, [shape] for a list, {"key": shape, "optional?": shape} for an object that may have more keys,
     {str: shape} for a mapping from any name.
     """
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return _expected("a list", value, where)
-        faults = (misfit(item, shape[0], f"{where}[{number}]") for number, item in enumerate(value))
-        return next(filter(None, faults), None)
-    if isinstance(shape, dict):
-        return _object_misfit(value, shape, where)
+    return next(_misfits(value, shape, where), None)
+
+
+def _misfits(value: Any, shape: Any, where: str) -> Iterator[str]:
     kinds = get_args(shape) if get_origin(shape) in (Union, types.UnionType) else (shape,)
-    return None if any(_fits(value, kind) for kind in kinds) else _expected(_named(kinds), value, where)
+    if isinstance(shape, list | dict) and not isinstance(value, type(shape)):
+        yield _expected("a list" if isinstance(shape, list) else "an object", value, where)
+    elif isinstance(shape, list):
+        for number, item in enumerate(value):
+            yield from _misfits(item, shape[0], f"{where}[{number}]")
+    elif isinstance(shape, dict):
+        yield from _object_misfits(value, shape, where)
+    elif not any(_fits(value, kind) for kind in kinds):
+        yield _expected(_named(kinds), value, where)
 
 
-def _object_misfit(value: Any, shape: dict, where: str) -> str | None:
-    if not isinstance(value, dict):
-        return _expected("an object", value, where)
+def _object_misfits(value: dict, shape: dict, where: str) -> Iterator[str]:
     dot = f"{where}." if where else ""
     if str in shape:
-        bad = next((name for name in value if not is_text(name)), None)
-        if bad is not None:
-            return _expected("text", bad, f"a name in {where or 'it'}")
-        faults = (misfit(item, shape[str], dot + shown(name)) for name, item in value.items())
-        return next(filter(None, faults), None)
+        for name, item in value.items():
+            if not is_text(name):
+                yield _expected("text", name, f"a name in {where or 'it'}")
+            yield from _misfits(item, shape[str], dot + shown(name))
+        return
     for key, inner in shape.items():
         name = key.removesuffix("?")
-        if name not in value and not key.endswith("?"):
-            return f"{where or 'it'} has no {name!r}"
-        fault = misfit(value[name], inner, dot + name) if name in value else None
-        if fault:
-            return fault
-    return None
+        if name in value:
+            yield from _misfits(value[name], inner, dot + name)
+        elif name == key:
+            yield f"{where or 'it'} has no {name!r}"
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    if kind is None or kind is type(None):
-        return value is None
-    if isinstance(value, bool):
-        return kind in (bool, object)
     if isinstance(value, float) and not math.isfinite(value):
         return False
-    if isinstance(value, int | float):
-        return kind is object or isinstance(value, kind) or (kind is float and abs(value) < 1e308)
-    if isinstance(value, str):
-        return kind is object or (kind in (str, FileName) and is_text(value) and (kind is str or is_inside(value)))
-    return isinstance(value, kind)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind is float and isinstance(value, int):
+        return abs(value) < 1e308
+    if kind in (str, FileName):
+        return isinstance(value, str) and is_text(value) and (kind is str or is_inside(value))
+    return isinstance(value, kind or type(None))
 
 
 def is_text(value: str) -> bool:

@@ -65,8 +65,9 @@ def test_two_processes_choose_what_one_does(tmp_path, mini_world):
     assert one == two
 
 
-def test_a_file_that_is_none_of_ours(tmp_path, capsys):
-    (tmp_path / "x.json").write_text("{}")
+@pytest.mark.parametrize("content", ["{}", '{"chosen_on": 1, "families": {}}', '{"chosen_on": {}, "families": {}}'])
+def test_a_file_that_is_none_of_ours(tmp_path, capsys, content):
+    (tmp_path / "x.json").write_text(content)
     with pytest.raises(SystemExit):
         eval_retrieval.main([*SEARLE, "--eval-mode", "cirr", "--methods", str(tmp_path / "x.json")])
-    assert "no file of scripts/sweep.py" in capsys.readouterr().err
+    assert "--methods takes a file of scripts/sweep.py" in capsys.readouterr().err

@@ -5,21 +5,11 @@ import torch
 
 import published_way
 from context_i2w.model.clip import ImageFeatures
-from context_i2w.model.flops import (
-    WAYS,
-    TowerShape,
-    Way,
-    counted,
-    counted_forward,
-    mapper,
-    text_only_step,
-    text_tower,
-    tower_shape,
-    vision_tower,
-)
+from context_i2w.model.flops import counted, counted_forward
 from context_i2w.model.mappers import ContextI2W, ContextI2WOptions, Phi
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template
 from context_i2w.training.objective import contrastive_loss
+from step_work import WAYS, TowerShape, Way, mapper, text_only_step, text_tower, tower_shape, vision_tower
 
 VIT_L = tower_shape("ViT-L/14")
 

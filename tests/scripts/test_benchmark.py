@@ -10,7 +10,7 @@ from benchmarking.evaluation import measure_evaluation
 from benchmarking.loading import measure_loading
 from benchmarking.steps import measure_steps
 from benchmarking.timing import added_memory
-from context_i2w.model.flops import WAYS, TowerShape
+from step_work import WAYS, TowerShape
 
 
 def test_steps_give_the_published_numbers(golden_clip):

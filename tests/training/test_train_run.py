@@ -17,9 +17,8 @@ from tests.made_pairs import sample, ten_faults, write_list, write_shard, write_
 from context_i2w.command_line import with_values
 from context_i2w.distributed import launch
 from context_i2w.errors import UserError
-from context_i2w.training import periodic_evaluation
-from context_i2w.training.options import EvaluationOptions, settings_of
-from context_i2w.training.periodic_evaluation import PeriodicEvaluation
+from context_i2w.training import run as training_run
+from context_i2w.training.options import settings_of
 from context_i2w.training.run import train
 from context_i2w.training.trainer import Trainer
 
@@ -231,12 +230,11 @@ def test_a_run_is_not_overwritten_but_one_without_checkpoint_begins_anew(setting
 
 def test_validation_and_benchmarks_are_logged(settings, folder, monkeypatch):
     class Toy:
-        options = staticmethod(lambda: None)
-        load = staticmethod(lambda root, options: root)
+        load = staticmethod(lambda root: root)
 
     found = types.SimpleNamespace(metrics={"dress": {"composed": {"R@10": 1.0}}, "mean": {"composed": {"R@10": 2.0}}})
-    monkeypatch.setattr(periodic_evaluation, "BENCHMARKS", {"fashion": Toy})
-    monkeypatch.setattr(periodic_evaluation, "evaluate", lambda benchmark, clip, mappers, **_: found)
+    monkeypatch.setattr(training_run, "BENCHMARKS", {"fashion": Toy})
+    monkeypatch.setattr(training_run, "evaluate", lambda benchmark, clip, mappers, **_: found)
     run = train(
         with_values(
             settings, val_data=str(folder / "pairs.tsv"), evaluate_every=2, evaluate=("fashion",), data_root="data"
@@ -244,8 +242,8 @@ def test_validation_and_benchmarks_are_logged(settings, folder, monkeypatch):
     )
     assert logged(run, "fashion/R@10") == [(8, 2.0)]
     assert [step for step, _ in logged(run, "validation_loss")] == [4, 8, 12]
-    with pytest.raises(UserError, match="--evaluate cir: unknown"):
-        PeriodicEvaluation(EvaluationOptions(1, ("cir",)), None)
+    with pytest.raises(UserError, match=r"evaluate \('cir',\): one of coco, .* is expected"):
+        with_values(settings, evaluate=("cir",))
 
 
 @pytest.mark.parametrize("precision", ["amp", "bf16"])

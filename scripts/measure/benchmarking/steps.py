@@ -19,13 +19,13 @@ from benchmarking.timing import MATMUL, added_memory, alternate, matmul
 from context_i2w.data.pairs import Batch
 from context_i2w.distributed import Process
 from context_i2w.model.clip import FrozenCLIP
-from context_i2w.model.flops import WAYS, TowerShape
 from context_i2w.model.mappers import ContextI2W
 from context_i2w.model.prompts import Tokenizer, template
 from context_i2w.training.objective import TRAINING_PROMPT
 from context_i2w.training.optimiser import OptimOptions
 from context_i2w.training.trainer import Trainer, TrainOptions
 from published_way import plain_step
+from step_work import WAYS, TowerShape
 
 # Twenty positions, start and end among them, with different first words.
 CAPTIONS = [

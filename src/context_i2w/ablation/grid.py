@@ -42,8 +42,8 @@ from typing import Any
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, ONLY
+from context_i2w.evaluation.setup import TOY_ROOT
 from context_i2w.model.queries import parse_method
-from context_i2w.training.toy_run import TOY_ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -32,7 +32,8 @@ def markdown(grid: Grid, rows: Mapping[str, RowResult], compared: Sequence, comm
     parts += [f"![{title(task)}]({task}.png)" for task in grid.tasks]
     parts += [f"## Differences to {grid.full}", difference_table(grid, rows)]
     if compared:
-        parts += ["## Between rows", comparison_table(grid, rows, compared), _NOT_MARKED]
+        parts += ["## Between rows", comparison_table(grid, rows, compared)]
+        parts.append("Tested in the same way, adjusted over this table.")
     parts += ["## Effort and options", effort_table(grid, rows), "## More metrics", metric_table(grid, rows)]
     chosen = {name: row.chosen_from for name, row in rows.items() if row.chosen_from}
     if chosen:
@@ -113,9 +114,6 @@ def _how(grid: Grid) -> str:
         f"Scores on {grid.split}, percent: mean ± standard deviation over {grid.seeds} seeds, and in brackets the 95 % "
         "bootstrap interval of the mean when reference images are drawn again. A seed sets weights, order and dropout."
     )
-
-
-_NOT_MARKED = "Tested in the same way, adjusted over this table."
 
 
 def _legend(grid: Grid) -> str:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from context_i2w.ablation.grid import Comparison, Grid
+from context_i2w.ablation.grid import EFFORTS, Comparison, Grid
 from context_i2w.ablation.runs import Run, run_of
 from context_i2w.ablation.scores import measure, read_metrics, read_scores
 from context_i2w.checkpoints.files import read_checkpoint
@@ -72,7 +72,8 @@ def choose_on_dev(runs: Mapping[str, Sequence[Sequence[Run]]], grid: Grid) -> di
     chosen = {}
     for name, candidates in runs.items():
         if len(candidates) > 1:
-            means = [_mean_over_tasks(seeds, grid) for seeds in candidates]
+            scores = [[read_scores(seeds, task, "dev").mean for task in grid.tasks] for seeds in candidates]
+            means = [sum(row) / len(row) for row in scores]
             options = [" ".join(candidate) for candidate in grid.rows[name].choose]
             chosen[name] = means.index(max(means)), dict(zip(options, means, strict=True))
     return chosen
@@ -81,10 +82,7 @@ def choose_on_dev(runs: Mapping[str, Sequence[Sequence[Run]]], grid: Grid) -> di
 def results_of(grid: Grid, runs: Mapping[str, Sequence[Run]]) -> dict[str, RowResult]:
     """The grid's lines, with the differences of those of a mapper to the full model."""
     anyone = next(iter(runs.values()))[0]
-    about: dict[str, dict[str, Any]] = {
-        name: {"options": " ".join(seeds[0].options[:-2]), **_size(seeds[0]), **_effort(seeds)}
-        for name, seeds in runs.items()
-    }
+    about = {name: _about(seeds) for name, seeds in runs.items()}
     rows, lines = {}, grid.lines()
     for name, (row, method) in lines.items():
         rows[name] = RowResult(**about[row]) if row else RowResult("")
@@ -112,7 +110,7 @@ def _pair(grid: Grid, runs: Mapping[str, Sequence[Run]], ours: str, theirs: str,
 def differences_of(pairs: Sequence[tuple[Scores, Scores]]) -> list[Tested]:
     """First minus second of each pair; p-values adjusted by Holm for all pairs."""
     found = [paired_difference(*pair) for pair in pairs]
-    return [Tested(difference, p) for difference, p in zip(found, holm([d.p for d in found]), strict=True)]
+    return list(map(Tested, found, holm([difference.p for difference in found])))
 
 
 def comparisons(
@@ -161,20 +159,14 @@ def _score(seeds: Sequence[Run], task: str, split: str, method: str) -> TaskScor
     return TaskScore(scores.mean, low, high, scores.by_seed.tolist(), metrics)
 
 
-def _mean_over_tasks(seeds: Sequence[Run], grid: Grid) -> float:
-    return sum(read_scores(seeds, task, "dev").mean for task in grid.tasks) / len(grid.tasks)
-
-
-def _size(run: Run) -> dict[str, int]:
-    checkpoint = read_checkpoint(run.checkpoint)
+def _about(seeds: Sequence[Run]) -> dict[str, Any]:
+    """Of a row's runs: options, sizes, mean effort."""
+    checkpoint, efforts = read_checkpoint(seeds[0].checkpoint), [run.effort() for run in seeds]
     sizes = checkpoint.load_clip().sizes
     mapper = checkpoint.build_mapper(sizes)
     return {
+        "options": " ".join(seeds[0].options[:-2]),
         "parameters": sum(parameter.numel() for parameter in mapper.parameters()),
         "forward_flop": counted_forward(mapper, sizes),
+        **{name: sum(effort[name] for effort in efforts) / len(efforts) for name in EFFORTS},
     }
-
-
-def _effort(seeds: Sequence[Run]) -> dict[str, float]:
-    efforts = [run.effort() for run in seeds]
-    return {name: sum(effort[name] for effort in efforts) / len(efforts) for name in ("seconds", "loss")}

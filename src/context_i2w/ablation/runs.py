@@ -22,12 +22,13 @@ from context_i2w.checkpoints.find import LAST
 from context_i2w.command_line import with_values
 from context_i2w.data.open import kept
 from context_i2w.errors import UserError
+from context_i2w.evaluation.setup import TOY_ROOT
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.world import VERSION
 from context_i2w.training.options import RunSettings, parse_settings
 from context_i2w.training.run import keeps_tokens, train
 from context_i2w.training.run_folder import ended_before_its_first_checkpoint
-from context_i2w.training.toy_run import TOY_ROOT, is_on_toy_world, toy_settings
+from context_i2w.training.toy_run import is_on_toy_world, toy_settings
 
 FINISHED = "finished.json"
 SECONDS_TO_SAVE = 60  # for a worker that is told to stop
@@ -44,10 +45,6 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoints" / LAST
-
-    @property
-    def is_finished(self) -> bool:
-        return (self.folder / FINISHED).is_file()
 
     def effort(self) -> dict[str, float]:
         """Seconds of training, and the mean training loss of the last epoch."""
@@ -70,7 +67,9 @@ def settings_from(options: Sequence[str]) -> RunSettings:
 def _identity(settings: RunSettings) -> dict[str, Any]:
     """All that makes a run's numbers, in the form that has always named runs: new settings only where they differ."""
     data, model, optim, folder = settings.data, settings.model, settings.optim, settings.folder
-    train = asdict(settings.train) | {"max_broken": data.max_broken, "precision": _precision(settings)}
+    on_gpu = torch.cuda.is_available() and settings.machine.device != "cpu"
+    precision = settings.train.precision or ("amp" if on_gpu else "fp32")
+    train = asdict(settings.train) | {"max_broken": data.max_broken, "precision": precision}
     new = {"steps": train.pop("steps"), "schedule": optim.schedule, "decay": optim.decay, "objective": model.objective}
     new |= {"objective_options": dict(model.objective_options), "image_reader": data.image_reader}
     usual: dict[str, Any] = {"steps": None, "schedule": "cosine", "decay": "published", "objective": "contrastive"}
@@ -105,17 +104,12 @@ def _identity(settings: RunSettings) -> dict[str, Any]:
     return identity | ({"toy world": VERSION} if is_on_toy_world(settings) else {})
 
 
-def _precision(settings: RunSettings) -> str:
-    on_gpu = torch.cuda.is_available() and settings.machine.device != "cpu"
-    return settings.train.precision or ("amp" if on_gpu else "fp32")
-
-
 def train_all(runs: Iterable[Run], jobs: int) -> None:
     """Trains the runs that are not finished, `jobs` at a time: one on each GPU, or on a share of the cores.
 
     Interrupted, each saves its place and the next call goes on there. Raises UserError as a training does.
     """
-    todo = [run for run in dict.fromkeys(runs) if not run.is_finished]
+    todo = [run for run in dict.fromkeys(runs) if not (run.folder / FINISHED).is_file()]
     if not todo:
         return
     if any(is_on_toy_world(settings_from(run.options)) for run in todo):

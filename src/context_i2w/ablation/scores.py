@@ -10,8 +10,9 @@ import numpy as np
 from context_i2w.ablation.runs import Run
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.files import read_checkpoint
+from context_i2w.distributed import device_named
 from context_i2w.evaluation.evaluate import ONLY, Result, evaluate, rows_of
-from context_i2w.evaluation.setup import choose_device
+from context_i2w.evaluation.intervals import reference_numbers
 from context_i2w.files import atomic_path
 from context_i2w.ranking.metrics import recall_of_each
 from context_i2w.ranking.significance import Scores
@@ -31,7 +32,7 @@ def score_all(
     runs = list(dict.fromkeys(runs))
     missing = {run: [m for m in methods if not score_file(run.folder, split, m).is_file()] for run in runs}
     todo = [run for run in runs if missing[run]]
-    device = choose_device(None, None)
+    device = device_named(None)
     for start in range(0, len(todo), AT_ONCE):
         part = todo[start : start + AT_ONCE]
         checkpoints = [read_checkpoint(run.checkpoint) for run in part]
@@ -41,14 +42,15 @@ def score_all(
         places = rows_of(asked, mappers)
         scores: dict[str, dict[str, Any]] = {row: {} for row in places}
         for task in tasks:
-            benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
-            result = evaluate(benchmark, clip, mappers, methods=asked)
+            result = evaluate(BENCHMARKS[task].load(data_root), clip, mappers, methods=asked)
             for row in scores:
                 scores[row] |= _of_row(result, row, task)
         for run in part:
             for row, (method, mapper) in places.items():
                 if method in missing[run] and mapper in (None, str(run.folder)):
-                    _write(score_file(run.folder, split, method), scores[row])
+                    path = score_file(run.folder, split, method)
+                    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                        np.savez_compressed(file, **scores[row])
 
 
 def score_file(folder: Path, split: str, method: str = ONLY) -> Path:
@@ -67,24 +69,12 @@ def read_metrics(run: Run, task: str, split: str, method: str = ONLY) -> dict[st
     return json.loads(str(np.load(score_file(run.folder, split, method))[f"{task}.metrics"]))
 
 
-def _write(file: Path, scores: Mapping[str, Any]) -> None:
-    with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-        np.savez_compressed(opened, **scores)
-
-
 def _of_row(result: Result, row: str, task: str) -> Mapping[str, Any]:
-    groups = result.benchmark.groups
-    values, weights, units = [], [], []
-    references: dict[Any, int] = {}
-    for group in groups:
-        found = recall_of_each(result.tops[group.name, row], group.positives, CUTOFFS.get(task, 10))
-        values.append(found.numpy())
-        weights.append(np.full(len(found), 1 / (len(groups) * len(found))))
-        units.append([references.setdefault(source, len(references)) for source in group.references])
-    metrics = result.metrics["mean" if "mean" in result.metrics else "all"][row]
+    groups, cutoff = result.benchmark.groups, CUTOFFS.get(task, 10)
+    values = [recall_of_each(result.tops[group.name, row], group.positives, cutoff).numpy() for group in groups]
     return {
         f"{task}.values": np.concatenate(values),
-        f"{task}.weights": np.concatenate(weights),
-        f"{task}.units": np.concatenate(units),
-        f"{task}.metrics": json.dumps(metrics),
+        f"{task}.weights": np.concatenate([np.full(len(found), 1 / (len(groups) * len(found))) for found in values]),
+        f"{task}.units": np.concatenate([*reference_numbers(result).values()]),
+        f"{task}.metrics": json.dumps(result.metrics["mean" if "mean" in result.metrics else "all"][row]),
     }

@@ -15,7 +15,7 @@ from context_i2w.data.reading import read_by_threads
 from context_i2w.data.shard_files import is_shards
 from context_i2w.data.shards import ShardSource
 from context_i2w.data.similar_order import similar_order
-from context_i2w.distributed import Process, barrier
+from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.files import is_text, shown
 from context_i2w.model.clip import FrozenCLIP
@@ -103,10 +103,10 @@ def _cached(data: str, folder: str, options: DataOptions, reader: Reader) -> Lis
     cache_options, process = kept(options), reader.process
     pairs = _pairs(data, replace(options, image_reader="exact"), reader, cache_options.crops > 0)
     if not process.is_first:
-        barrier()
+        process.everyone(None)
     cache = open_cache(folder, pairs, reader.clip, cache_options, workers=options.workers, write=process.is_first)
     if process.is_first:
-        barrier()
+        process.everyone(None)
     order = None
     if options.batches == "similar":
         leaf = reader.batch_size * process.world // GROUPS

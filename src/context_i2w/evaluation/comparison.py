@@ -1,12 +1,9 @@
 """Two rows of result files, query by query (see `scripts/compare.py`)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,9 +35,6 @@ class Comparison:
     means: tuple[float, float]
     difference: Difference
     adjusted_p: float
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def read_scores(path: Path) -> Rows:

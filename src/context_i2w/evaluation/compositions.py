@@ -1,8 +1,6 @@
 """What one mapper composes for a benchmark: each distinct composition once, as the images it waits for arrive."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,14 +40,18 @@ def compositions(vector: str, source: ImageSource, prompts: Sequence[str], mappe
 
 def all_compositions(benchmark: Benchmark, vectors: Sequence[str], mapper: Mapper) -> dict[Composition, int]:
     """The distinct ones that the vectors need, each with its number."""
-    found = dict.fromkeys(
+    return numbered(
         composition
         for vector in vectors
         for group in benchmark.groups
         for source, prompts in zip(group.references, group.prompts)
         for composition in compositions(vector, source, prompts, mapper)
     )
-    return {composition: number for number, composition in enumerate(found)}
+
+
+def numbered(items: Iterable) -> dict:
+    """Distinct items in order of appearance, each with its number."""
+    return {item: number for number, item in enumerate(dict.fromkeys(items))}
 
 
 @dataclass(frozen=True)

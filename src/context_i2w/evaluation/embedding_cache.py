@@ -4,8 +4,6 @@ One file for one CLIP, preparation, precision and set of image files; its name i
 of anything else, or of a file that was changed since, are never read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ A row is a method of a query (model/queries.py) under one mapper: `image`, `text
 `blended:0.7:0.65`; with several mappers `NAME METHOD`. Methods without a mapper have one row.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from context_i2w.evaluation.compositions import compositions
 from context_i2w.evaluation.features import Encoded, EncodingOptions, encode
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.mappers import Mapper
-from context_i2w.model.queries import DEFAULT_METHODS, Product, parse_method
+from context_i2w.model.queries import DEFAULT_METHODS, PRODUCT, parse_method
 from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.metrics import mean_over_groups
 
@@ -118,24 +116,20 @@ def query_vectors(
 
 
 def gallery_features(group: QueryGroup, encoded: Encoded) -> torch.Tensor:
-    return _rows(encoded.image_features, encoded.images, group.gallery)
+    """Unit rows [G, E]; a view where they lie side by side, for galleries of gigabytes."""
+    rows = [encoded.images[source] for source in group.gallery]
+    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
+        return encoded.image_features[rows[0] : rows[0] + len(rows)]
+    return encoded.image_features[rows]
 
 
 def rank(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> Ranking:
     """Raises UserError for a method that is not known."""
-    query, gallery = parse_method(method).query, gallery_features(group, encoded)
-    if not isinstance(query, Product):
+    gallery = gallery_features(group, encoded)
+    if method != PRODUCT:
         return Ranking(query_features(group, method, encoded, mapper), gallery, group.excluded, group.candidates)
-    one, other = (_vector(name, group, encoded, mapper) for name in query.factors)
-    return Ranking(one, gallery, group.excluded, group.candidates, second=(other, gallery))
-
-
-def _rows(features: torch.Tensor, numbers: Mapping, keys: Sequence) -> torch.Tensor:
-    """Features of the keys; a view where they lie side by side, for galleries of gigabytes."""
-    rows = [numbers[key] for key in keys]
-    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
-        return features[rows[0] : rows[0] + len(rows)]
-    return features[rows]
+    image, text = query_vectors(group, ("image", "text"), encoded).values()
+    return Ranking(image, gallery, group.excluded, group.candidates, second=(text, gallery))
 
 
 def _score(result: Result, group: QueryGroup, row: str, ranking: Ranking) -> None:

@@ -7,8 +7,6 @@ image, it costs one pass; what no row asked for is not encoded. Several processe
 therefore the same to the bit, and all hold all features at the end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -25,7 +23,7 @@ from context_i2w.benchmarks.base import Benchmark, listing
 from context_i2w.data.reading import Images, batched, read_images
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
-from context_i2w.evaluation.compositions import Composer, PromptIds, all_compositions
+from context_i2w.evaluation.compositions import Composer, PromptIds, all_compositions, numbered
 from context_i2w.evaluation.embedding_cache import EmbeddingCache
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.images import ImageSource, Preparation
@@ -83,13 +81,13 @@ def encode(
     needs, groups = set(needs), benchmark.groups
     of_mapper = [name for name in OF_MAPPER if name in needs] if mappers else []
     seen = [group.references for group in groups if of_mapper or "image" in needs]
-    images = _numbered(source for sources in (*(group.gallery for group in groups), *seen) for source in sources)
+    images = numbered(source for sources in (*(group.gallery for group in groups), *seen) for source in sources)
     numbers = {name: all_compositions(benchmark, of_mapper, mapper) for name, mapper in mappers.items()}
     composers = {name: Composer(mapper, numbers[name], images, clip) for name, mapper in mappers.items()}
     wanted = [composition for found in numbers.values() for composition in found]
     conditions = (composition.condition for composition in wanted if composition.condition is not None)
     read = (text for group in groups for row in group.texts for text in row) if "text" in needs else ()
-    texts, prompts = _numbered([*conditions, *read]), _numbered(composition.prompt for composition in wanted)
+    texts, prompts = numbered([*conditions, *read]), numbered(composition.prompt for composition in wanted)
 
     with torch.inference_mode(), precision_of(clip.device, options.precision):
         plain, written = (Tokenizer(clip.sizes.context_length, dollar) for dollar in (None, benchmark.dollar))
@@ -123,7 +121,8 @@ def _see(
     for seen, features in _vision_passes(passed, clip, options, name):
         if known is None:
             embeddings[seen.numbers] = features.embedding.float()
-            digests |= {index: _digest(pixels) for index, pixels in zip(seen.numbers, seen.pixels)}
+            hashes = (hashlib.blake2b(pixels.numpy().data, digest_size=16) for pixels in seen.pixels)
+            digests |= {index: found.digest() for index, found in zip(seen.numbers, hashes)}
         for composer in of_tokens:
             composer.see(seen.numbers, features, prompts, options.batch_size)
     if known is None:
@@ -196,10 +195,6 @@ def _pixels(preparation: Preparation, sources: Mapping[int, ImageSource], index:
     return preparation.pixels(sources[index])
 
 
-def _digest(pixels: torch.Tensor) -> bytes:
-    return hashlib.blake2b(pixels.numpy().data, digest_size=16).digest()
-
-
 def _repeats(digests: Iterable[Mapping[int, bytes]]) -> Iterator[tuple[int, int]]:
     """(index, that of an earlier image of the same pixels), from the pixels' digests by index, in parts.
 
@@ -209,8 +204,3 @@ def _repeats(digests: Iterable[Mapping[int, bytes]]) -> Iterator[tuple[int, int]
     for index, digest in sorted(pair for part in digests for pair in part.items()):
         if first.setdefault(digest, index) != index:
             yield index, first[digest]
-
-
-def _numbered(items: Iterable) -> dict:
-    """Distinct items in order of appearance, each with its number."""
-    return {item: number for number, item in enumerate(dict.fromkeys(items))}

@@ -1,9 +1,8 @@
 """What chance leaves open in a benchmark's numbers: bootstrap intervals over its queries, by reference image."""
 
-from __future__ import annotations
-
 import numpy as np
 
+from context_i2w.evaluation.compositions import numbered
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.ranking.metrics import Mean
 from context_i2w.ranking.significance import bootstrap_intervals
@@ -22,11 +21,9 @@ def intervals(result: Result, level: float = 0.95) -> Intervals:
 
 def reference_numbers(result: Result) -> dict[str, np.ndarray]:
     """By group the number of each query's reference image [Q], the same for the same image in all groups."""
-    numbers: dict = {}
-    return {
-        group.name: np.array([numbers.setdefault(source, len(numbers)) for source in group.references])
-        for group in result.benchmark.groups
-    }
+    groups = result.benchmark.groups
+    numbers = numbered(source for group in groups for source in group.references)
+    return {group.name: np.array([numbers[source] for source in group.references]) for group in groups}
 
 
 def means_over_queries(metrics: dict[str, float], queries: int) -> dict[str, Mean]:
@@ -36,19 +33,17 @@ def means_over_queries(metrics: dict[str, float], queries: int) -> dict[str, Mea
 
 def _of_group(groups: dict[str, dict], units: dict[str, np.ndarray], level: float) -> dict[str, dict[str, tuple]]:
     """Intervals of the unweighted mean of some groups, by row and metric."""
-    by_row = {}
+    found: dict[tuple[str, str], list[Mean]] = {}  # row, metric -> each group's
     for row in next(iter(groups.values())):
         means = [means_over_queries(rows[row], len(units[name])) for name, rows in groups.items()]
-        shared = [name for name in means[0] if all(name in others for others in means)]
-        by_row[row] = {name: [others[name] for others in means] for name in shared}
-    keys = [(row, name) for row, metrics in by_row.items() for name in metrics]
-    if not keys:
+        found |= {(row, name): [of[name] for of in means] for name in means[0] if all(name in of for of in means)}
+    if not found:
         return {}
-    values = np.stack([np.concatenate([m.values.numpy() for m in by_row[row][name]]) for row, name in keys])
-    weights = np.stack([np.concatenate([_weights(m) for m in by_row[row][name]]) for row, name in keys])
+    values = np.stack([np.concatenate([m.values.numpy() for m in means]) for means in found.values()])
+    weights = np.stack([np.concatenate([_weights(m) for m in means]) for means in found.values()])
     bounds = bootstrap_intervals(values, weights, np.concatenate([units[name] for name in groups]), level)
-    results: dict[str, dict[str, tuple]] = {row: {} for row in by_row}
-    for (row, name), (low, high) in zip(keys, bounds.tolist(), strict=True):
+    results: dict[str, dict[str, tuple]] = {row: {} for row in next(iter(groups.values()))}
+    for (row, name), (low, high) in zip(found, bounds.tolist(), strict=True):
         results[row][name] = low, high
     return results
 

@@ -1,7 +1,5 @@
 """The options of src/eval_retrieval.py. Imports nothing that takes time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Any

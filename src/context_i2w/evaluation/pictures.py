@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from context_i2w.benchmarks.base import QueryGroup
 from context_i2w.errors import extra
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.model.images import ImageSource, open_image
@@ -55,16 +54,11 @@ def top_results(result: Result, row: str, path: Path, queries: int = 8, top: int
         prompt = "\n".join(textwrap.wrap(readable(group.prompts[number][0]), 24, max_lines=5, placeholder=" …"))
         draw.multiline_text((GAP, y + 4), prompt, INK, font)
         sheet.paste(_tile(group.references[number], None), (TEXT, y))
-        _paste_top(sheet, group, number, result.tops[group.name, row][number, :top].tolist(), y)
+        found = [index for index in result.tops[group.name, row][number, :top].tolist() if index >= 0]
+        for rank, index in enumerate(found, start=1):
+            tile = _tile(group.gallery[index], index in group.positives[number])
+            sheet.paste(tile, (TEXT + rank * step + GAP, y))
     sheet.save(path)
-
-
-def _paste_top(sheet: Image.Image, group: QueryGroup, number: int, found: Sequence[int], y: int) -> None:
-    positives = set(group.positives[number])
-    for rank, index in enumerate(found):
-        if index >= 0:
-            x = TEXT + (rank + 1) * (TILE + GAP) + GAP
-            sheet.paste(_tile(group.gallery[index], index in positives), (x, y))
 
 
 def _tile(source: ImageSource, hit: bool | None) -> Image.Image:

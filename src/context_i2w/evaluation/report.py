@@ -1,7 +1,5 @@
 """Results for people and for other tools: the table on the terminal, the JSON, the rankings, submissions."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re
@@ -11,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from context_i2w.benchmarks import BENCHMARKS
-from context_i2w.benchmarks.base import Benchmark
 from context_i2w.evaluation.evaluate import Result
 from context_i2w.evaluation.intervals import Intervals, means_over_queries, reference_numbers
 from context_i2w.files import atomic_path, write_text
 from context_i2w.model.queries import DEFAULTS, RECOMMENDED
+from context_i2w.ranking.metrics import mean_over_groups
 
 COLUMNS = 8  # metrics side by side on the terminal
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
@@ -62,19 +60,16 @@ def rankings(result: Result) -> Iterable[dict[str, Any]]:
 
     reference: number of its reference image, which queries of the same image share.
     """
-    references = reference_numbers(result)
-    for group in result.benchmark.groups:
-        for (name, row), top in result.tops.items():
-            if name != group.name:
-                continue
-            numbers = references[name].tolist()
-            means = means_over_queries(result.metrics[name][row], len(numbers))
-            values = {metric: mean.values.tolist() for metric, mean in means.items() if mean.weights is None}
-            for query, indices in enumerate(top.tolist()):
-                names = [group.gallery_names[index] for index in indices if index >= 0]
-                scores = {metric: round(of_queries[query], 6) for metric, of_queries in values.items()}
-                entry = {"group": name, "row": row, "query": query, "id": group.query_ids[query], "top": names}
-                yield entry | {"reference": numbers[query], "scores": scores}
+    groups, references = {group.name: group for group in result.benchmark.groups}, reference_numbers(result)
+    for (name, row), top in result.tops.items():
+        group, numbers = groups[name], references[name].tolist()
+        means = means_over_queries(result.metrics[name][row], len(numbers))
+        values = {metric: mean.values.tolist() for metric, mean in means.items() if mean.weights is None}
+        for query, indices in enumerate(top.tolist()):
+            names = [group.gallery_names[index] for index in indices if index >= 0]
+            scores = {metric: round(of_queries[query], 6) for metric, of_queries in values.items()}
+            entry = {"group": name, "row": row, "query": query, "id": group.query_ids[query], "top": names}
+            yield entry | {"reference": numbers[query], "scores": scores}
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -106,7 +101,8 @@ def write_submissions(result: Result, folder: Path) -> list[Path]:
 def table(result: Result, bounds: Intervals | None = None) -> str:
     """The protocol, every number in percent, with its interval where given, and the ceiling where there is one."""
     lines = [f"{result.benchmark.name}: " + protocol_line(result.benchmark.protocol)]
-    ceilings = _ceilings(result.benchmark)
+    ceilings = dict(result.benchmark.protocol.get("ceiling", {}))
+    ceilings |= {"mean": mean_over_groups([*ceilings.values()])} if len(ceilings) > 1 else {}
     names = list(dict.fromkeys(name for rows in result.metrics.values() for row in rows.values() for name in row))
     columns = COLUMNS if bounds is None else COLUMNS // 2
     for start in range(0, len(names), columns):
@@ -125,27 +121,17 @@ def protocol_line(protocol: Mapping[str, Any]) -> str:
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows, the first of them the header, as an aligned Markdown table."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _ceilings(benchmark: Benchmark) -> dict[str, dict[str, float]]:
-    ceilings = dict(benchmark.protocol.get("ceiling", {}))
-    if len(ceilings) > 1:
-        shared = next(iter(ceilings.values()))
-        ceilings["mean"] = {name: sum(c[name] for c in ceilings.values()) / len(ceilings) for name in shared}
-    return ceilings
 
 
 def _block(
     result: Result, ceilings: Mapping[str, Mapping[str, float]], names: list[str], bounds: Intervals
 ) -> list[str]:
     """Some of the metrics, one line per group and row."""
-    body = []
+    body = [["", *names]]
     for group, rows in result.metrics.items():
         shown: dict[str, Mapping[str, float]] = dict(rows)
         if any(name in ceilings.get(group, {}) for name in names):
@@ -153,15 +139,12 @@ def _block(
         label = "" if group == "all" else f"{group} "
         for row, values in shown.items():
             of_row = bounds.get(group, {}).get(row, {})
-            body.append((label + row, [_number(values.get(name), of_row.get(name)) for name in names]))
-    left = max(len(label) for label, _ in body)
-    widths = [max(len(name), *(len(cells[i]) for _, cells in body)) for i, name in enumerate(names)]
-    header = " " * left + "".join(f"  {name:>{width}}" for name, width in zip(names, widths))
-    lines = [
+            body.append([label + row, *(_number(values.get(name), of_row.get(name)) for name in names)])
+    left, *widths = (max(map(len, column)) for column in zip(*body))
+    return [
         f"{label:<{left}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths))
-        for label, cells in body
+        for label, *cells in body
     ]
-    return [header, *lines]
 
 
 def summary(results: Mapping[str, Result]) -> str:

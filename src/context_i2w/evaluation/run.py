@@ -1,7 +1,5 @@
 """What src/eval_retrieval.py does once its command line is read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -12,7 +12,7 @@ import torch
 from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import checkpoint_to_resume, find_checkpoint, newest_checkpoint, shipped_checkpoints
 from context_i2w.checkpoints.shared import WEIGHTS
-from context_i2w.distributed import device_named, joined, launch, started_by_launcher
+from context_i2w.distributed import joined, launch, started_by_launcher
 from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import BASELINES, ONLY
 from context_i2w.evaluation.options import DeviceChoice
@@ -34,20 +34,6 @@ class Models:
     about: dict[str, Any]
 
 
-def choose_device(gpu: int | None, device: str | None) -> torch.device:
-    """The device asked for, else a GPU if there is one. Raises UserError if it is not there."""
-    if gpu is not None and device is not None:
-        raise UserError("--gpu and --device exclude each other; leave one out")
-    if gpu is not None:
-        count = torch.cuda.device_count()
-        if count == 0:
-            raise UserError(f"--gpu {gpu}: this machine has no GPU that torch can use; leave out --gpu")
-        if not 0 <= gpu < count:
-            raise UserError(f"--gpu {gpu}: the GPUs are numbered 0 to {count - 1}")
-        return torch.device("cuda", gpu)
-    return device_named(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 def in_processes(machine: DeviceChoice, work: Callable[..., None], *args: Any) -> None:
     """Runs `work(*args, process)` in the number of processes asked for, or as one of torchrun's. Raises UserError."""
     if machine.processes == 1 or started_by_launcher():
@@ -65,7 +51,13 @@ def _joined(machine: DeviceChoice, work: Callable[..., None], args: Sequence[Any
 
 def device_asked(machine: DeviceChoice) -> str | None:
     """What `distributed.join` takes. Raises UserError for a GPU that is not there."""
-    return machine.device if machine.gpu is None else str(choose_device(machine.gpu, None))
+    gpu, count = machine.gpu, torch.cuda.device_count()
+    if gpu is None:
+        return machine.device
+    if gpu >= count:
+        there = f"the GPUs are numbered 0 to {count - 1}" if count else "this machine has no GPU that torch can use"
+        raise UserError(f"--gpu {gpu}: {there}; leave out --gpu")
+    return f"cuda:{gpu}"
 
 
 def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:

@@ -4,9 +4,6 @@ The rule: of each family the weights with the largest mean over benchmarks and m
 ones those that come first in FAMILIES. The best single method is the best of all that use a mapper.
 """
 
-from __future__ import annotations
-
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -17,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from context_i2w.benchmarks.base import Benchmark, QueryGroup, check_images_exist
-from context_i2w.errors import UserError
 from context_i2w.evaluation.evaluate import ONLY, gallery_features, query_vectors
 from context_i2w.evaluation.features import EncodingOptions, encode
+from context_i2w.files import read_json
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.queries import Method, Vectors, parse_method
@@ -28,6 +25,10 @@ from context_i2w.ranking.metrics import recall_of_each
 
 MEASURES = {"cirr": "R@1", "genecis": "R@1", "circo": "mAP@5"}  # R@10 elsewhere
 PLAIN = ("image", "text", "image+text", "composed")
+_CHOICE = {
+    "chosen_on": {"data_root": str, "measures": {str: str}},
+    "families": {str: {"single": str, "by_benchmark": {str: str}}},
+}
 Scores = dict[str, dict[str, float]]  # method -> benchmark -> percent, the mean over mappers
 
 
@@ -127,8 +128,4 @@ def read_methods(words: Sequence[str], benchmark: str, data_root: Path) -> tuple
 
 def read_choice(path: Path) -> dict[str, Any]:
     """What a file of scripts/sweep.py chose. Raises UserError."""
-    try:
-        content = json.loads(path.read_text())
-        return {key: content[key] for key in ("chosen_on", "families")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--methods {path}: no file of scripts/sweep.py ({error})") from None
+    return read_json(path, _CHOICE, "--methods takes a file of scripts/sweep.py")

@@ -123,9 +123,8 @@ class FrozenCLIP(nn.Module):
         """Embeddings [B, E], not normalised, of token ids [B, L]; a placeholder counts as an ordinary token."""
         with torch.no_grad():
             ids = self._trim(ids)
-            return self._text_tower(
-                self.token_embedding(ids.to(self.device, non_blocking=True)), ids, _common_prefix(ids)
-            )
+            words = self.token_embedding(ids.to(self.device, non_blocking=True))
+            return self._text_tower(words, ids, _common_prefix(ids))
 
     def compose(self, ids: Tensor, pseudo_words: Tensor, places: Tensor | None = None) -> Tensor:
         """Embeddings [B, E], not normalised, of prompts whose placeholders are pseudo-word tokens.
@@ -140,9 +139,8 @@ class FrozenCLIP(nn.Module):
         count = is_placeholder.sum(1)
         wanted = pseudo_words.shape[1] if pseudo_words.dim() == 3 else count.clamp(min=1)
         if not (count == wanted).all():
-            raise ValueError(
-                f"placeholders per prompt {count.tolist()}, pseudo-word tokens {tuple(pseudo_words.shape)}"
-            )
+            given = tuple(pseudo_words.shape)
+            raise ValueError(f"placeholders per prompt {count.tolist()}, pseudo-word tokens {given}")
         first = int(is_placeholder.any(dim=0).int().argmax())
         words = self.token_embedding(ids.to(self.device, non_blocking=True))
         is_placeholder = is_placeholder.to(self.device, non_blocking=True)
@@ -191,9 +189,7 @@ class FrozenCLIP(nn.Module):
 
     def _check_known(self, ids: Tensor, known: Tensor) -> None:
         unknown = ids[~known.to(ids.device)[ids]].unique().tolist()
-        # Padding after the end token is id 0 ("!") and is never read.
-        unknown = [i for i in unknown if i != 0]
-        if unknown:
+        if unknown := [i for i in unknown if i != 0]:  # padding after the end token is id 0 ("!") and is never read
             tokenizer = Tokenizer()
             words = ", ".join(repr(tokenizer.decode([i])) for i in unknown[:8])
             raise UserError(

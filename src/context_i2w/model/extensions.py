@@ -5,8 +5,6 @@ checkpoint that names it). What is named on the command line is imported; what a
 and is imported only with the user's consent.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib

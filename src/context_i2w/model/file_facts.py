@@ -1,6 +1,5 @@
 """What weights do not say about themselves: activation and transform, as open_clip's tags and files tell them."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 import open_clip
 
 from context_i2w.errors import UserError
+from context_i2w.files import read_json
 from context_i2w.model.backbones import CONFIG, TOY_MODEL, known_name, sizes_by_name
 from context_i2w.model.identity import GELU, QUICK_GELU, plain, transform_of
-from context_i2w.model.tensor_files import first_line, is_torchscript
+from context_i2w.model.tensor_files import is_torchscript
 
 Facts = dict[str, Any]  # quick_gelu, mean, std, interpolation, resize_mode; what is left out is CLIP's
 OPENAI = {"quick_gelu": True}
@@ -23,7 +23,10 @@ def tag_configuration(model: str, tag: str | None) -> dict[str, Any] | None:
         name = known_name(model)
         shipped = name == TOY_MODEL and tag in (None, "toy", "openai")
         facts = {"quick_gelu": False} if shipped else open_clip.get_pretrained_cfg(name, tag or "")
-        return _configuration(facts, sizes_by_name(name).image_size) if facts else None
+        if not facts:
+            return None
+        activation = QUICK_GELU if facts.get("quick_gelu") else GELU
+        return {"activation": activation} | plain(transform_of(facts, sizes_by_name(name).image_size))
     except UserError:
         return None
 
@@ -53,16 +56,5 @@ def assumed(path: Path, quick: bool) -> Facts:
 def config_beside(path: Path) -> dict[str, Any] | None:
     """The content of `open_clip_config.json` in the folder of a weights file. Raises UserError if it is damaged."""
     file = path.parent / CONFIG
-    if not os.path.isfile(file):
-        return None
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: can't be read ({first_line(error)})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model_cfg"), dict):
-        raise UserError(f"{file}: has no model_cfg; it is not open_clip's configuration of a model")
-    return content
-
-
-def _configuration(facts: Facts, size: int) -> dict[str, Any]:
-    return {"activation": QUICK_GELU if facts.get("quick_gelu") else GELU} | plain(transform_of(facts, size))
+    remedy = "it is not open_clip's configuration of a model"
+    return read_json(file, {"model_cfg": {}}, remedy) if os.path.isfile(file) else None

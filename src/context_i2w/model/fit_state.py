@@ -18,11 +18,10 @@ def load_state(module: torch.nn.Module, state: State, name: str, shown: Callable
     own = module.state_dict()
     faults = [f"{shown(key)}: missing" for key in own.keys() - state.keys()]
     faults += [f"{shown(key)}: unexpected" for key in state.keys() - own.keys()]
-    faults += [
-        f"{shown(key)}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in own.keys() & state.keys()
-        if own[key].shape != state[key].shape
-    ]
+    for key in own.keys() & state.keys():
+        if own[key].shape != state[key].shape:
+            found, wanted = tuple(state[key].shape), tuple(own[key].shape)
+            faults.append(f"{shown(key)}: {found} in the file, {wanted} in the model")
     if faults:
         listed = "; ".join(fault[:200] for fault in sorted(faults)[:6]) + ("; …" if len(faults) > 6 else "")
         raise UserError(f"{name}: {len(faults)} tensors do not fit: {listed}")
@@ -45,17 +44,15 @@ def as_open_clip(state: State, network: torch.nn.Module, name: str) -> State:
         if state[key].numel() == 1:
             state[key] = state[key].reshape(own[key].shape)
     for key in [key for key in own.keys() & state.keys() if key.endswith("positional_embedding")]:
-        old, new = state[key].shape, own[key].shape
-        if old == new or len(old) != 2 or old[1] != new[1] or not _is_grid(old[0], "visual." in key):
+        old, new, visual = state[key].shape, own[key].shape, "visual." in key
+        if old == new or len(old) != 2 or old[1] != new[1] or old[0] < 2:
             continue
+        if visual and round((old[0] - 1) ** 0.5) ** 2 != old[0] - 1:
+            continue  # no square grid of patches
         state[key] = state[key].float()
-        (resize_pos_embed if "visual." in key else resize_text_pos_embed)(state, network)
+        (resize_pos_embed if visual else resize_text_pos_embed)(state, network)
         print(f"{name}: {key} resized from {old[0]} to {new[0]} positions, as open_clip does", file=sys.stderr)
     return state
-
-
-def _is_grid(positions: int, visual: bool) -> bool:
-    return positions > 1 and (not visual or round((positions - 1) ** 0.5) ** 2 == positions - 1)
 
 
 def without_archive_scalars(state: State) -> State:

@@ -100,11 +100,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` without start and end; MARK becomes the placeholder's id."""
         segments = clean(text.replace(MARK, "$") if self.dollar else text).split(MARK)
-        ids = self._encode_plain(segments[0])
-        for segment in segments[1:]:
-            ids.append(PLACEHOLDER_ID)
-            ids += self._encode_plain(segment)
-        return ids
+        ids = [i for segment in segments for i in (PLACEHOLDER_ID, *self._encode_plain(segment))]
+        return ids[1:]  # they stand between the segments
 
     def __call__(self, texts: Collection[str]) -> Tensor:
         """Token ids [B, context_length], zero after the end token; a longer text is cut and keeps its end token."""

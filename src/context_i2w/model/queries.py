@@ -35,73 +35,55 @@ OF_MAPPER = ("composed", "alone", "alone:plain")
 Vectors = Mapping[str, "Tensor"]  # name -> unit rows [Q, E]
 
 
-@dataclass(frozen=True)
-class Vector:
-    """One of the vectors as it is: image, text, composed, alone, alone:plain."""
-
-    name: str
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset([self.name])
-
-    def __call__(self, vectors: Vectors) -> Tensor:
-        return vectors[self.name]
-
-
-@dataclass(frozen=True)
-class WeightedSum:
-    """norm(Σ weight · part), a part being a vector or a query of its own."""
-
-    terms: tuple[tuple[float, Query], ...]
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset().union(*(part.needs for _, part in self.terms))
-
-    def __call__(self, vectors: Vectors) -> Tensor:
-        return _unit(functools.reduce(operator.add, (weight * part(vectors) for weight, part in self.terms)))
-
-
-@dataclass(frozen=True)
-class Slerp:
-    """On the arc from v to s, `weight` of the way; where the two nearly coincide, the straight mix."""
-
-    weight: float
-    needs = frozenset(["image", "text"])
-
-    def __call__(self, vectors: Vectors) -> Tensor:
-        import torch
-
-        image, text = vectors["image"], vectors["text"]
-        angle = (image * text).sum(-1, keepdim=True).clamp(-1, 1).acos()
-        near, sine = angle.sin() < 1e-4, angle.sin().clamp(min=1e-4)
-        of_image = torch.where(near, 1 - self.weight, ((1 - self.weight) * angle).sin() / sine)
-        of_text = torch.where(near, self.weight, (self.weight * angle).sin() / sine)
-        return _unit(of_image * image + of_text * text)
-
-
-@dataclass(frozen=True)
-class Product:
-    """No vector but a way to rank: an image's score is the product of its similarities to both, each 0 at least."""
-
-    factors: tuple[str, str]
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset(self.factors)
-
-    def __call__(self, vectors: Vectors) -> Tensor:
-        raise UserError(f"{'*'.join(self.factors)} is not one vector: the evaluation ranks by it, no index does")
-
-
-Query = Vector | WeightedSum | Slerp | Product
-
-
 def _unit(rows: Tensor) -> Tensor:
     from torch.nn.functional import normalize
 
     return normalize(rows, dim=-1)
+
+
+def _sum(v: Vectors) -> Tensor:
+    return _unit(v["image"] + v["text"])
+
+
+def _no_vector(v: Vectors) -> Tensor:
+    raise UserError(f"{PRODUCT} is not one vector: the evaluation ranks by it, no index does")
+
+
+def _anchored(v: Vectors, weight: float) -> Tensor:
+    return _unit((1 - weight) * v["composed"] + weight * v["image"])
+
+
+def _blended(v: Vectors, weight: float, arc: float | None = None) -> Tensor:
+    return _unit((1 - weight) * v["composed"] + weight * (_sum(v) if arc is None else _slerp(v, arc)))
+
+
+def _pdv(v: Vectors, beta: float, alpha_image: float, alpha_text: float, alone: str = "alone") -> Tensor:
+    """The published formula, gathered by vector."""
+    of_composed = (1 - beta) * alpha_image + beta * alpha_text
+    return _unit((1 - beta) * v["image"] + of_composed * v["composed"] + (beta - of_composed) * v[alone])
+
+
+def _slerp(v: Vectors, weight: float) -> Tensor:
+    """Where the two nearly coincide, the straight mix."""
+    import torch
+
+    image, text = v["image"], v["text"]
+    angle = (image * text).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    near, sine = angle.sin() < 1e-4, angle.sin().clamp(min=1e-4)
+    of_image = torch.where(near, 1 - weight, ((1 - weight) * angle).sin() / sine)
+    of_text = torch.where(near, weight, (weight * angle).sin() / sine)
+    return _unit(of_image * image + of_text * text)
+
+
+class _Form(NamedTuple):
+    """shown: to people; rule(vectors, *weights) -> [Q, E] of the vectors in `needs`; counts: how many weights;
+    most: the largest value of each."""
+
+    shown: str
+    needs: tuple[str, ...]
+    rule: Callable[..., Tensor]
+    counts: tuple[int, ...] = (0,)
+    most: tuple[int, ...] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -109,18 +91,19 @@ class Method:
     """A method by the name that it was asked for: `method(vectors)` is the unit query [Q, E]; `needs` names vectors."""
 
     name: str
-    query: Query
+    form: _Form
+    weights: tuple[float, ...]
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.query.needs
+        return frozenset(self.form.needs)
 
     @property
     def uses_mapper(self) -> bool:
         return not self.needs.isdisjoint(OF_MAPPER)
 
     def __call__(self, vectors: Vectors) -> Tensor:
-        return self.query(vectors)
+        return self.form.rule(vectors, *self.weights)
 
 
 def parse_method(text: str) -> Method:
@@ -129,36 +112,11 @@ def parse_method(text: str) -> Method:
     if name not in _FORMS:
         raise UserError(f"{text!r}: no method of a query; known are {', '.join(FORMS)}")
     form = _FORMS[name]
-    plain = name == "pdv" and words[-1:] == ["plain"]
-    words = words[:-1] if plain else words
+    if name == "pdv" and words[-1:] == ["plain"]:
+        form, words = _PDV_PLAIN, words[:-1]
     if len(words) not in form.counts:
         raise UserError(f"{text!r}: {form.shown} is expected")
-    weights = [_weight(word, most, text, form) for word, most in zip(words, form.most)]
-    return Method(text, form.build(*weights, *[True] * plain))
-
-
-def anchored(weight: float) -> WeightedSum:
-    return WeightedSum(((1 - weight, COMPOSED), (weight, IMAGE)))
-
-
-def blended(weight: float, arc: float | None = None) -> WeightedSum:
-    return WeightedSum(((1 - weight, COMPOSED), (weight, SUM if arc is None else Slerp(arc))))
-
-
-def pdv(beta: float, alpha_image: float, alpha_text: float, plain: bool = False) -> WeightedSum:
-    """The published formula, gathered by vector."""
-    of_composed = (1 - beta) * alpha_image + beta * alpha_text
-    alone = Vector("alone:plain" if plain else "alone")
-    return WeightedSum(((1 - beta, IMAGE), (of_composed, COMPOSED), (beta - of_composed, alone)))
-
-
-class _Form(NamedTuple):
-    """shown: to people; build(*weights); counts: how many weights; most: the largest value of each."""
-
-    shown: str
-    build: Callable[..., Query]
-    counts: tuple[int, ...]
-    most: tuple[int, ...] = (1, 1)
+    return Method(text, form, tuple(_weight(word, most, text, form) for word, most in zip(words, form.most)))
 
 
 def _weight(word: str, most: int, text: str, form: _Form) -> float:
@@ -171,19 +129,20 @@ def _weight(word: str, most: int, text: str, form: _Form) -> float:
     return weight
 
 
-IMAGE, TEXT, COMPOSED = Vector("image"), Vector("text"), Vector("composed")
-SUM = WeightedSum(((1, IMAGE), (1, TEXT)))
+PRODUCT = "image*text"  # no vector but a way to rank
 _FORMS = {
-    "image": _Form("image", lambda: IMAGE, (0,)),
-    "text": _Form("text", lambda: TEXT, (0,)),
-    "image+text": _Form("image+text", lambda: SUM, (0,)),
-    "image*text": _Form("image*text", lambda: Product(("image", "text")), (0,)),
-    "composed": _Form("composed", lambda: COMPOSED, (0,)),
-    "anchored": _Form("anchored:W", anchored, (1,)),
-    "blended": _Form("blended:W or blended:W:A", blended, (1, 2)),
-    "pdv": _Form("pdv:B:AI:AT or pdv:B:AI:AT:plain", pdv, (3,), (1, 10, 10)),
-    "slerp": _Form("slerp:A", Slerp, (1,)),
+    **{name: _Form(name, (name,), operator.itemgetter(name)) for name in ("image", "text")},
+    "image+text": _Form("image+text", ("image", "text"), _sum),
+    PRODUCT: _Form(PRODUCT, ("image", "text"), _no_vector),
+    "composed": _Form("composed", ("composed",), operator.itemgetter("composed")),
+    "anchored": _Form("anchored:W", ("composed", "image"), _anchored, (1,)),
+    "blended": _Form("blended:W or blended:W:A", ("composed", "image", "text"), _blended, (1, 2)),
+    "pdv": _Form("pdv:B:AI:AT or pdv:B:AI:AT:plain", ("image", "composed", "alone"), _pdv, (3,), (1, 10, 10)),
+    "slerp": _Form("slerp:A", ("image", "text"), _slerp, (1,)),
 }
+_PDV_PLAIN = _FORMS["pdv"]._replace(
+    needs=("image", "composed", "alone:plain"), rule=functools.partial(_pdv, alone="alone:plain")
+)
 FORMS = tuple(form.shown for form in _FORMS.values())
 # Chosen on the toy world's dev set by scripts/sweep.py (docs/evaluation.md says how).
 DEFAULTS = {"anchored": "anchored:0.2", "blended": "blended:0.7:0.65", "pdv": "pdv:0.7:1:1", "slerp": "slerp:0.65"}

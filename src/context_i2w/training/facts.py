@@ -1,7 +1,5 @@
 """What a run says of itself: at its start in a few lines, and in its config.json."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 import sys
@@ -16,13 +14,14 @@ from context_i2w.training.options import RunSettings
 from context_i2w.training.trainer import Trainer
 
 
-def about(trainer: Trainer, clip: CLIPReference, settings: RunSettings) -> dict[str, Any]:
+def about(trainer: Trainer, clip: CLIPReference) -> dict[str, Any]:
     """Everything that could explain another number: code, versions, machine, CLIP, data, sizes."""
     process, learned = trainer.process, [p for p in trainer.both.parameters() if p.requires_grad]
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {
         "commit": _commit(),
         "versions": versions(),
-        "device": _device_name(process.device),
+        "device": torch.cuda.get_device_name(process.device) if process.device.type == "cuda" else cpu,
         "processes": process.world,
         "global_batch": trainer.global_batch,
         "steps": trainer.total_steps,
@@ -67,9 +66,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

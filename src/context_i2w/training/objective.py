@@ -3,8 +3,6 @@
 Shapes: B pairs of this process, G of all processes, L text positions, E joint embedding width, T text width.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch
@@ -37,9 +35,8 @@ class Objective(nn.Module):
     toy_recipe: ClassVar[dict[str, Any]] = {}  # what the toy world changes of it
     reads_images: ClassVar[bool] = True  # False: captions alone are read, and masked by `masker`
     masker: Masker | None = None
-    loss: (
-        nn.Module
-    )  # (what is to be matched [G, E], composed text [G, E]) -> mean loss; every process computes all of it
+    # (what is to be matched [G, E], composed text [G, E]) -> mean loss; every process computes all of it
+    loss: nn.Module
 
     def __init__(self, clip: FrozenCLIP, options: Any = None, training_text: str = "published"):
         super().__init__()

@@ -35,7 +35,8 @@ def make_optimizer(mapper: nn.Module, options: OptimOptions, objective: nn.Modul
     members: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, False): [], (1.0, True): []}
     for name, parameter in named:
         decayed = options.decay == "all" or decays(name)
-        members.setdefault((_multiplier(name, options), decayed), []).append(parameter)
+        factors = [factor for prefix, factor in options.multipliers.items() if name.startswith(prefix)]
+        members.setdefault((factors[-1] if factors else 1.0, decayed), []).append(parameter)
     groups = [
         {"params": parameters, "weight_decay": options.weight_decay if decayed else 0.0, "multiplier": multiplier}
         for (multiplier, decayed), parameters in members.items()
@@ -58,7 +59,3 @@ def learning_rate(step: int, base: float, warmup: int, total: int, schedule: str
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("multiplier", 1.0)  # older checkpoints' groups have none
-
-
-def _multiplier(name: str, options: OptimOptions) -> float:
-    return next((factor for prefix, factor in reversed([*options.multipliers.items()]) if name.startswith(prefix)), 1.0)

@@ -3,20 +3,18 @@
 Imports nothing that takes time: `--help` reads it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from context_i2w.benchmarks.options import BENCHMARKS
 from context_i2w.command_line import (
     OptionError,
     Options,
     build,
     describe,
-    flat,
     nested,
     option,
     options_from,
@@ -162,8 +160,9 @@ class EvaluationOptions(Options):
 
     every: int = option(0, "evaluate benchmarks; 0: never", flag="evaluate-every", metavar="EPOCHS", at_least=0)
     tasks: tuple[str, ...] = option(
-        ("cirr", "fashion"), "benchmarks of --evaluate-every", flag="evaluate", metavar="TASKS", commas=True
-    )
+        ("cirr", "fashion"), "benchmarks of --evaluate-every", flag="evaluate", metavar="TASKS", commas=True,
+        choices=tuple(BENCHMARKS),
+    )  # fmt: skip
     data_root: str | None = option(None, "the benchmarks' data; data if left out", metavar="DIR")
 
 
@@ -230,10 +229,8 @@ def _settings_of_run(resume: str | None, logs: str) -> dict[str, Any] | None:
     config = checkpoint_to_resume(resume, Path(logs)).parent.parent / CONFIG
     if not config.is_file():
         return None
-    if "columns" in read_json(
-        config, {}, "resume from the checkpoint's file, outside its run"
-    ):  # of a run before settings had one flat form
-        return None
+    if "columns" in read_json(config, {}, "resume from the checkpoint's file, outside its run"):
+        return None  # of a run before settings had one flat form
     here = {"resume", "name", "logs", "device", "processes", "trust_code"}
     return {key: value for key, value in read_config(config, RunSettings).items() if key not in here}
 
@@ -253,8 +250,3 @@ def _help_of_mapper(argv: Sequence[str]) -> str:
     name = names[-1] if names else "context-i2w"
     options = MAPPER_OPTIONS.get(name) or find_class(name, MAPPERS, "mapper").Options
     return f"options of the mapper {name} (--mapper-option NAME=VALUE) and their defaults:\n{describe(options)}"
-
-
-def as_config(settings: RunSettings) -> dict[str, Any]:
-    """What config.json holds of the settings: a file for --config."""
-    return flat(settings)

@@ -1,7 +1,5 @@
 """One training run from its settings: data, mapper, loop, folder. Runs in each process of the run."""
 
-from __future__ import annotations
-
 import math
 import shlex
 import sys
@@ -16,13 +14,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from context_i2w.benchmarks import BENCHMARKS
+from context_i2w.benchmarks.base import Benchmark
 from context_i2w.checkpoints.files import Checkpoint, pack_mapper, read_checkpoint
 from context_i2w.checkpoints.find import checkpoint_to_resume
 from context_i2w.checkpoints.reference import CLIPReference
-from context_i2w.command_line import options_from, with_values
+from context_i2w.command_line import flat, options_from, with_values
 from context_i2w.data.open import Reader, check_data, open_training, open_validation
-from context_i2w.distributed import Process, gather_objects, join, launch, leave, started_by_launcher
+from context_i2w.distributed import Process, joined, launch, started_by_launcher
 from context_i2w.errors import UserError, as_typed
+from context_i2w.evaluation.evaluate import ONLY, evaluate
+from context_i2w.evaluation.setup import choose_data_root
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.clip_weights import load_clip
 from context_i2w.model.extensions import find_class
@@ -30,8 +32,7 @@ from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.training.facts import about, announce
 from context_i2w.training.objective import TRAINING_PROMPT, Objective
-from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings, as_config
-from context_i2w.training.periodic_evaluation import PeriodicEvaluation
+from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings
 from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
 from context_i2w.training.trainer import Trainer
 
@@ -48,14 +49,11 @@ def train(settings: RunSettings, command: str | None = None) -> Path | None:
     processes = machine.processes or (torch.cuda.device_count() if machine.device is None else 1)
     if processes > 1 and not started_by_launcher():
         return launch(train, processes, settings, command)
-    process = join(machine.device)
-    try:
+    with joined(machine.device) as process:
         run = _Run(settings, process, command)
         with StopSignal() as stop, run.bar() as bar:
             run.trainer.run(partial(run.on_step, stop, bar), run.on_epoch)
         return run.end(stop)
-    finally:
-        leave()
 
 
 class _Run:
@@ -64,7 +62,7 @@ class _Run:
     def __init__(self, settings: RunSettings, process: Process, command: str):
         self.settings, self.process, self.command = settings, process, command
         model, train = settings.model, settings.train
-        kinds = _classes(settings.model)
+        kinds = find_class(model.mapper, MAPPERS, "mapper"), find_class(model.objective, OBJECTIVES, "objective")
         resumed = self._read_resumed()
         check_data(settings.data)  # before CLIP's weights are fetched
         self.clip = load_clip(model.clip, model.weights, process.device)
@@ -81,25 +79,32 @@ class _Run:
             settings.data.max_broken,
         )  # fmt: skip
         self.validation = open_validation(data, reader, objective.masker)
-        self.evaluation = None
-        if settings.evaluation.every and process.is_first:
-            self.evaluation = PeriodicEvaluation(settings.evaluation, self.clip)
+        self.benchmarks = self._load_benchmarks() if settings.evaluation.every and process.is_first else {}
         if resumed:
             self._check_same(resumed)
             mapper.load_state_dict(resumed.build_mapper(self.clip.sizes).state_dict())
             self.trainer.restore(resumed.content["training"])
         self.folder = self._make_folder(resumed) if process.is_first else None
-        self.path = gather_objects(self.folder and self.folder.path)[0]
+        self.path = process.everyone(self.folder.path if self.folder else None)[0]
         self.last_save = time.monotonic()
         self.last_log = (self.trainer.state.step, time.perf_counter())
 
     def on_step(self, stop: StopSignal, bar: tqdm, loss: Tensor | None) -> bool:
-        """Logs, and saves if it is time to; returns whether to stop."""
+        """Logs, and saves if it is time to; returns whether to stop. Several processes ask at every tenth step."""
         trainer, step = self.trainer, self.trainer.state.step
         bar.update()
         if step % self.settings.folder.log_every == 0 or step == trainer.total_steps:
             self._log(bar, loss)
-        return self._look_around(stop, loss)
+        if self.process.world > 1 and step % 10:
+            return False
+        is_time = time.monotonic() - self.last_save > 60 * self.settings.folder.save_minutes
+        told = self.process.everyone((stop.received is not None, is_time))
+        trainer.share_broken()
+        if told[0][1]:  # by the first process's clock
+            self.last_save = time.monotonic()
+            if self.folder and (loss is None or self._checked(loss)):
+                self._save(None)
+        return any(stopped for stopped, _ in told)
 
     def end(self, stop: StopSignal) -> Path | None:
         """Saves what a stopped run has; its folder if it is finished."""
@@ -144,24 +149,39 @@ class _Run:
 
     def _make_folder(self, resumed: Checkpoint | None) -> RunFolder:
         settings, trainer = self.settings, self.trainer
-        path = Path(settings.folder.logs) / (settings.folder.name or _new_name(settings.model.mapper))
+        name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{settings.model.mapper.rpartition(':')[2]}"
+        path = Path(settings.folder.logs) / (settings.folder.name or name)
         if resumed and resumed.path.parent.name == "checkpoints":
             path = resumed.path.parent.parent
         elif path.exists() and not ended_before_its_first_checkpoint(path):
             raise UserError(f"{path} exists already; choose another --name, or go on with --resume {path}")
-        facts = about(trainer, self.reference, settings)
+        facts = about(trainer, self.reference)
         announce(facts, settings, path)
         settings = with_values(settings, resume=None, precision=trainer.options.precision)
-        config = as_config(settings) | {"command": self.command, "about": facts}
+        config = flat(settings) | {"command": self.command, "about": facts}
         room = 12 * facts["learned_parameters"]  # weights and AdamW's two moments in float32
         within = trainer.state.samples > 0
         return RunFolder(path, config, resumed.step if resumed else None, settings.folder.wandb, room, within)
 
     def bar(self) -> tqdm:
-        # Not False in the first process: that would overrule TQDM_DISABLE.
-        hidden: dict[str, Any] = {} if self.process.is_first else {"disable": True}
         done, total = self.trainer.state.step, self.trainer.total_steps
-        return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True, **hidden)
+        return tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True)
+
+    def _load_benchmarks(self) -> dict[str, Benchmark]:
+        """At once, so that missing files are found before training and not an epoch later."""
+        options = self.settings.evaluation
+        root = choose_data_root(options.data_root, self.clip)
+        return {task: BENCHMARKS[task].load(root) for task in options.tasks}
+
+    def _evaluated(self) -> dict[str, float]:
+        """`task/metric` -> percent of the composed query; the mean over the groups where there are several."""
+        mapper = self.trainer.mapper.eval()
+        scalars: dict[str, float] = {}
+        for task, benchmark in self.benchmarks.items():
+            metrics = evaluate(benchmark, self.clip, {ONLY: mapper}, methods=(ONLY,)).metrics
+            group = "mean" if "mean" in metrics else next(iter(metrics))
+            scalars |= {f"{task}/{name}": value for name, value in metrics[group][ONLY].items()}
+        return scalars
 
     def _log(self, bar: tqdm, loss: Tensor | None) -> None:
         (step, since), self.last_log = self.last_log, (self.trainer.state.step, time.perf_counter())
@@ -197,19 +217,6 @@ class _Run:
         content = packed | {"training": trainer.saved(), **self._objective}
         return self.folder.save(content, epoch, self.settings.folder.keep)
 
-    def _look_around(self, stop: StopSignal, loss: Tensor | None) -> bool:
-        """Saves if it is time to; returns whether to stop. Processes do both at the same step: every tenth they ask."""
-        if self.process.world > 1 and self.trainer.state.step % 10:
-            return False
-        is_time = time.monotonic() - self.last_save > 60 * self.settings.folder.save_minutes
-        told = gather_objects((stop.received is not None, is_time))
-        self.trainer.share_broken()
-        if told[0][1]:  # by the first process's clock
-            self.last_save = time.monotonic()
-            if self.folder and (loss is None or self._checked(loss)):
-                self._save(None)
-        return any(stopped for stopped, _ in told)
-
     def on_epoch(self) -> None:
         frequency, state = self.settings.folder.save_frequency, self.trainer.state
         scalars = {"epoch_loss": self.trainer.epoch_loss}
@@ -217,8 +224,8 @@ class _Run:
             scalars["validation_loss"] = self.trainer.validate(self.validation.epoch(0))
         if self.folder is None:
             return
-        if self.evaluation and self.evaluation.is_due(state.epoch):
-            scalars |= self.evaluation.scalars(self.trainer.mapper)
+        if self.benchmarks and state.epoch % self.settings.evaluation.every == 0:
+            scalars |= self._evaluated()
         if state.broken:
             scalars["broken_pairs"] = sum(state.broken.values())
             reasons = ", ".join(f"{kind}: {count}" for kind, count in state.broken.most_common(8))
@@ -230,10 +237,6 @@ class _Run:
         if state.epoch % frequency == 0 or self.trainer.finished:
             self._save(state.epoch)
             self.last_save = time.monotonic()
-
-
-def _classes(model: ModelOptions) -> tuple[type[Mapper], type[Objective]]:
-    return find_class(model.mapper, MAPPERS, "mapper"), find_class(model.objective, OBJECTIVES, "objective")
 
 
 def _build(
@@ -255,7 +258,3 @@ def _build(
 def keeps_tokens(model: ModelOptions) -> bool:
     """In the feature cache. The toy world's is small, and all mappers share it."""
     return model.clip == "toy" or find_class(model.mapper, MAPPERS, "mapper").uses_tokens
-
-
-def _new_name(mapper: str) -> str:
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{mapper.rpartition(':')[2]}"

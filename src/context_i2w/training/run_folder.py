@@ -39,7 +39,10 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        _check_room(path, room)
+        free = shutil.disk_usage(path).free
+        if free < room:
+            left, needed = f"{free / 1e6:,.1f} MB left on its disk", f"a checkpoint takes {room / 1e6:,.1f}"
+            raise UserError(f"{path}: {left}, {needed}; make room")
         self.lock = contextlib.ExitStack()  # held while the run goes on, released with the process
         busy = f"{path}: another process is training there; wait for it, or give another --name"
         self.lock.enter_context(locked(path / ".lock", busy))
@@ -62,15 +65,13 @@ class RunFolder:
 
     def save(self, content: Mapping[str, Any], epoch: int | None = None, keep: int = 0) -> Path:
         """Writes checkpoints/last.pt and, at an epoch's end, epoch_N.pt; of those the newest `keep` stay (0: all)."""
-        path = self.checkpoints / LAST
-        if epoch is not None:
-            path = self.checkpoints / f"epoch_{epoch}.pt"
+        path = self.checkpoints / (LAST if epoch is None else f"epoch_{epoch}.pt")
         save_atomically(content, path)
         if epoch is not None:
             self._link_last(path)
-            if keep:
-                for old in sorted(self.checkpoints.glob("epoch_*.pt"), key=_epoch)[:-keep]:
-                    old.unlink()
+            epochs = sorted(self.checkpoints.glob("epoch_*.pt"), key=lambda old: int(old.stem.removeprefix("epoch_")))
+            for old in epochs[:-keep] if keep else ():
+                old.unlink()
         return path
 
     def close(self) -> None:
@@ -138,20 +139,8 @@ def ended_before_its_first_checkpoint(run: Path) -> bool:
     return (run / CONFIG).is_file() and not (run / "checkpoints" / LAST).exists()
 
 
-def _epoch(path: Path) -> int:
-    return int(path.stem.removeprefix("epoch_"))
-
-
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):  # cut off in the middle by a kill, or damaged
         return float("inf")
-
-
-def _check_room(path: Path, size: int) -> None:
-    free = shutil.disk_usage(path).free
-    if free < size:
-        raise UserError(
-            f"{path}: {free / 1e6:,.1f} MB left on its disk, a checkpoint takes {size / 1e6:,.1f}; make room"
-        )

@@ -1,7 +1,5 @@
 """Whether the training state of a checkpoint, which anybody may have made, fits the trainer that goes on from it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +10,11 @@ from context_i2w.files import misfit, shown
 
 SHAPE = {
     **dict.fromkeys(("step", "epoch", "samples", "global_batch", "total_steps", "seed"), int),
-    **{
-        "order": str,
-        "broken": {str: int},
-        "scaler": {},
-        "objective?": {},
-        "optimizer": {"state": {}, "param_groups": [{"params": [int]}]},
-    },
+    "order": str,
+    "broken": {str: int},
+    "scaler": {},
+    "objective?": {},
+    "optimizer": {"state": {}, "param_groups": [{"params": [int]}]},
 }
 
 
@@ -54,12 +50,9 @@ def _optimizer_fault(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer)
 def _unlike(value: Any, own: Any, where: str) -> str | None:
     """Whether two trees differ in more than their finite numbers."""
     if isinstance(own, torch.Tensor):
-        same = (
-            isinstance(value, torch.Tensor)
-            and value.shape == own.shape
-            and value.is_floating_point() == own.is_floating_point()
-        )
-        return None if same and value.isfinite().all() else f"{where} is no finite tensor {list(own.shape)}"
+        same = isinstance(value, torch.Tensor) and value.shape == own.shape
+        same = same and value.is_floating_point() == own.is_floating_point() and bool(value.isfinite().all())
+        return None if same else f"{where} is no finite tensor {list(own.shape)}"
     if isinstance(own, dict):
         if not isinstance(value, dict) or value.keys() != own.keys():
             return f"{where} has not the entries of this run"
@@ -67,15 +60,10 @@ def _unlike(value: Any, own: Any, where: str) -> str | None:
     if isinstance(own, list | tuple):
         if not isinstance(value, list | tuple) or len(value) != len(own):
             return f"{where} is {shown(repr(value))}"
-        return next(
-            filter(None, (_unlike(one, other, f"{where}[{n}]") for n, (one, other) in enumerate(zip(value, own)))), None
-        )
+        return next(filter(None, (_unlike(*pair, f"{where}[{n}]") for n, pair in enumerate(zip(value, own)))), None)
     if isinstance(own, bool | None):
         return None if isinstance(value, bool | None) else f"{where} is {shown(repr(value))}"
-    number = isinstance(value, int if isinstance(own, int) else int | float) and not isinstance(value, bool)
-    fits = number and math.isfinite(value) and (value >= 0 or isinstance(own, float))
-    return (
-        None
-        if fits
-        else f"{where} is {shown(repr(value))}, a {'whole number' if isinstance(own, int) else 'number'} is expected"
-    )
+    kind, wanted = (int, "whole number") if isinstance(own, int) else (int | float, "number")
+    number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    fits = number and (value >= 0 or isinstance(own, float))
+    return None if fits else f"{where} is {shown(repr(value))}, a {wanted} is expected"

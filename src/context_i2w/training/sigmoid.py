@@ -1,7 +1,5 @@
 """The sigmoid objective: every text and image of the batch judged as a pair or not, each by itself."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

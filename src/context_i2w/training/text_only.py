@@ -4,8 +4,6 @@ The mapper is fed the caption's own embedding with noise in place of an image's;
 masked caption, has to give back the embedding of the caption.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,13 +40,9 @@ class TextOnly(Objective):
         "eps": 1e-8, "steps": 20_000, "batch_size": 512,
     }  # fmt: skip
     toy_recipe: ClassVar[dict[str, Any]] = {
-        "lr": 3e-3,
-        "steps": None,
-        "epochs": 2,
-        "batch_size": 256,
-        "training_text": "published",
+        "lr": 3e-3, "steps": None, "epochs": 2, "batch_size": 256, "training_text": "published",
         "objective_option": {"parser": "rules"},
-    }
+    }  # fmt: skip
     reads_images = False
 
     def __init__(self, clip: FrozenCLIP, options: Any = None, training_text: str = "published"):

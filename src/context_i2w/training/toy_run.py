@@ -8,11 +8,12 @@ from pathlib import Path
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.find import LAST
 from context_i2w.command_line import flat, with_values
+from context_i2w.distributed import device_named
 from context_i2w.errors import as_typed
 from context_i2w.evaluation.evaluate import ONLY, Result, evaluate
 from context_i2w.evaluation.pictures import loss_curve, top_results
 from context_i2w.evaluation.report import as_json, markdown_table, protocol_line, write_json
-from context_i2w.evaluation.setup import load_models
+from context_i2w.evaluation.setup import TOY_ROOT, load_models
 from context_i2w.model.clip_weights import load_clip
 from context_i2w.model.extensions import find_class
 from context_i2w.model.options import MAPPERS
@@ -22,7 +23,6 @@ from context_i2w.toy_world.pairs import FOLDER, TRAINING_LIST, VALIDATION_LIST
 from context_i2w.training.options import OBJECTIVES, RunSettings
 from context_i2w.training.run import train
 
-TOY_ROOT = Path("data/toy")
 CC3M_COMMAND = "python src/main.py --train-data cc/Train_GCC-training_output.csv --model ViT-L/14 --openai-pretrained"
 TASKS = {
     "imgnet": ("Domain conversion", "ImageNet-R's format", ("P@1", "R@1", "R@10", "R@50")),
@@ -83,13 +83,11 @@ def toy_settings(settings: RunSettings, world: Path = TOY_ROOT) -> RunSettings:
 
 def evaluate_tasks(folder: Path, data_root: Path, device: str | None = None) -> dict[str, Result]:
     """The four tasks with the run's last checkpoint; each result also goes to the run's folder as JSON."""
-    import torch
-
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = device_named(device)
     models = load_models([folder / "checkpoints" / LAST], None, None, chosen, trust_code=True)
     results = {}
     for task in TASKS:
-        benchmark = BENCHMARKS[task].load(data_root, BENCHMARKS[task].options())
+        benchmark = BENCHMARKS[task].load(data_root)
         results[task] = evaluate(benchmark, models.clip, models.mappers, methods=METHODS)
         setting = {**models.about, "data_root": str(data_root), "device": str(chosen), "precision": "fp32"}
         write_json(as_json(results[task], setting), folder / f"{task}.json")
@@ -101,8 +99,8 @@ def write_report(folder: Path, results: Mapping[str, Result]) -> str:
     steps, losses, validation = _logged(folder / "metrics.jsonl")
     loss_curve(steps, losses, validation, folder / "loss.png")
     config = json.loads((folder / "config.json").read_text())
-    mapper = config["mapper"]
-    tables = [_task_table(task, result, _title(mapper)) for task, result in results.items()]
+    title = getattr(find_class(config["mapper"], MAPPERS, "mapper"), "title", config["mapper"])
+    tables = [_task_table(task, result, title) for task, result in results.items()]
     parts = [
         f"# {folder.name}",
         HONESTY,
@@ -111,10 +109,9 @@ def write_report(folder: Path, results: Mapping[str, Result]) -> str:
     ]
     parts += ["## Loss", f"![training and validation loss](loss.png)\n\nLast step: {losses[-1]:.4f}."]
     for (task, result), table in zip(results.items(), tables, strict=True):
-        picture = f"{task}.png"
-        top_results(result, "composed", folder / picture)
+        top_results(result, "composed", folder / f"{task}.png")
         parts += [table, f"Protocol: {protocol_line(result.benchmark.protocol)}."]
-        parts += [f"![queries and their top results, hits framed]({picture})"]
+        parts += [f"![queries and their top results, hits framed]({task}.png)"]
     (folder / "report.md").write_text("\n\n".join(parts) + "\n")
     return "\n\n".join([*tables, QUERIES])
 
@@ -130,10 +127,6 @@ def _task_table(task: str, result: Result, mapper: str) -> str:
     ]
     queries = sum(len(group.references) for group in result.benchmark.groups)
     return f"## {title} ({form}, {queries:,} queries)\n\n" + markdown_table(rows)
-
-
-def _title(mapper: str) -> str:
-    return getattr(find_class(mapper, MAPPERS, "mapper"), "title", mapper)
 
 
 def _logged(path: Path) -> tuple[list[int], list[float], list[tuple[int, float]]]:

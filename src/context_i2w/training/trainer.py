@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from context_i2w.data.batches import PairSource
 from context_i2w.data.pairs import Batch
-from context_i2w.distributed import Process, gather_objects, gather_with_gradient
+from context_i2w.distributed import Process, gather_with_gradient
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.mappers import Mapper
@@ -79,7 +79,7 @@ class Trainer:
         self.total_steps = options.steps or options.epochs * source.batches
         self.epochs = -(-self.total_steps // source.batches)  # the last of them may end early
         self.both = Composing(clip, mapper, self.objective, compiled)
-        self.composing: nn.Module = self.both
+        self.composing: Any = self.both
         if self.process.world > 1:
             self.composing = nn.parallel.DistributedDataParallel(self.both, broadcast_buffers=False)
         on_gpu = self.process.device.type == "cuda"
@@ -154,7 +154,7 @@ class Trainer:
 
         Raises UserError if its share is more than the options allow, after `few` pairs or more.
         """
-        for found in gather_objects(self.newly_broken):
+        for found in self.process.everyone(self.newly_broken):
             self.state.broken.update(found)
         self.newly_broken = Counter()
         broken, seen = sum(self.state.broken.values()), self.state.step * self.global_batch
@@ -189,14 +189,13 @@ class Trainer:
 
         Raises UserError if it is damaged, or data order or schedule would differ from the run that was saved.
         """
-        if fault := unlike(saved, self.saved(), self.optimizer, self.epochs):
+        own = self.saved()
+        if fault := unlike(saved, own, self.optimizer, self.epochs):
             raise UserError(f"the checkpoint to resume is damaged ({fault}); resume from another one")
-        now = {"order": self.source.order, "global_batch": self.global_batch}
-        now |= {"total_steps": self.total_steps, "seed": self.options.seed}
-        for name, value in now.items():
-            if type(saved[name]) is not type(value) or saved[name] != value:
+        for name in ("order", "global_batch", "total_steps", "seed"):
+            if saved[name] != own[name]:
                 raise UserError(
-                    f"the checkpoint to resume was trained with {name} {saved[name]}, now it is {value}; "
+                    f"the checkpoint to resume was trained with {name} {saved[name]}, now it is {own[name]}; "
                     "give the same data, --epochs, --seed, and --batch-size times processes"
                 )
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -234,7 +233,8 @@ class Trainer:
     def _carry_back(self, parts: Sequence[Batch], gradients: Sequence[Tensor]) -> None:
         """From the gradients of the composed texts to those of what is learned, part by part."""
         for number, (part, gradient) in enumerate(zip(parts, gradients, strict=True)):
-            with self._no_sync(number < len(parts) - 1):
+            waits = number < len(parts) - 1 and isinstance(self.composing, nn.parallel.DistributedDataParallel)
+            with self.composing.no_sync() if waits else contextlib.nullcontext():
                 self._compose_part(part, number)[1].backward(gradient)
 
     def _shared(self) -> dict[str, Tensor]:
@@ -244,8 +244,9 @@ class Trainer:
         return {name: p / world + (p - p / world).detach() for name, p in named}
 
     def _compose_part(self, batch: Batch, part: int) -> tuple[Tensor, Tensor]:
-        """`compose` with the same random numbers whenever it is called in this step."""
-        seed_step(self.options.seed, self.state.step, self.process.rank * self.options.accumulate + part)
+        """`compose` with random numbers (dropout) of this seed, step and part: resuming needs no random state."""
+        place = self.process.rank * self.options.accumulate + part
+        torch.manual_seed(((self.options.seed * 1_000_003 + self.state.step) * 1_009 + place) % 2**63)
         return self.compose(batch, self.composing)
 
     def compose(self, batch: Batch, composing: nn.Module) -> tuple[Tensor, Tensor]:
@@ -261,16 +262,6 @@ class Trainer:
         size = self.clip.sizes.image_size
         ids = Tokenizer(self.clip.sizes.context_length)([template("[*]")])
         return Batch(ids, images=torch.zeros(1, 3, size, size), caption_ids=ids)
-
-    def _no_sync(self, skip: bool):
-        if skip and isinstance(self.composing, nn.parallel.DistributedDataParallel):
-            return self.composing.no_sync()
-        return contextlib.nullcontext()
-
-
-def seed_step(seed: int, step: int, part: int) -> None:
-    """Sets torch's random numbers (dropout) for one part of one step, so that resuming needs no random state."""
-    torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + part) % 2**63)
 
 
 def _split(batch: Batch, count: int) -> list[Batch]:
