@@ -28,10 +28,10 @@ from context_i2w.ranking.similarity import (
 )
 
 QUERIES = 256  # at once: enough for a matrix product at full speed
-CACHED = 1 << 22  # bytes of similarities at once on a CPU, so that they stay in its cache
+CACHED = 1 << 24  # bytes of similarities at once on a CPU, so that they stay in its cache
 HIGHEST = torch.iinfo(torch.int64).max
 LEAST = torch.finfo(torch.float32).min  # above what is removed
-GROUP = 32  # images whose best is looked at first
+GROUP = 64  # images whose best is looked at first
 HELD = 4  # times as many images as asked for, before exact scores decide between them
 
 
@@ -272,6 +272,17 @@ def top_indices(rows: torch.Tensor, count: int) -> torch.Tensor:
     return torch.where(value_of(best) > REMOVED, index_of(best), -1)
 
 
+def _best_of_groups(images: torch.Tensor, group: int) -> torch.Tensor:
+    """The greatest of so many neighbours [g / group, q], rounded up."""
+    whole = len(images) // group * group
+    groups = images[:whole].unflatten(0, (-1, group))
+    if groups.device.type == "cpu":  # as the products are: torch's threads and NumPy's would wait for one another
+        maxima = torch.from_numpy(groups.numpy().max(1))
+    else:
+        maxima = groups.amax(1)
+    return torch.cat([maxima, images[whole:].amax(0, keepdim=True)]) if whole < len(images) else maxima
+
+
 def _promising(rows: torch.Tensor, best: torch.Tensor, slack: float, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(row, column), ordered by row, of rough scores that may belong to the `count` best, given the count-th now [q].
 
@@ -280,10 +291,7 @@ def _promising(rows: torch.Tensor, best: torch.Tensor, slack: float, count: int)
     """
     images, floor = rows.T, (best - slack).clamp(min=LEAST)  # images as they lie in memory
     group = min(GROUP, max(1, len(images) // (2 * count)))
-    whole = len(images) // group * group
-    maxima = images[:whole].unflatten(0, (-1, group)).amax(1)
-    if whole < len(images):
-        maxima = torch.cat([maxima, images[whole:].amax(0, keepdim=True)])
+    maxima = _best_of_groups(images, group)
     if len(maxima) >= count and torch.count_nonzero(maxima >= floor) > count * len(rows):
         floor = torch.maximum(floor, maxima.topk(count, dim=0).values[-1] - 2 * slack)
     part, row = (maxima >= floor).nonzero(as_tuple=True)
