@@ -1,4 +1,4 @@
-"""Measures our training step, evaluation, ranking and data loading beside the published way, in one process.
+"""Measures training step, evaluation, ranking, data loading and indexing beside the published way or others' programs.
 
 Every way runs in turn, so that a busy machine disturbs all alike; medians are compared (with `--threads 1` of the
 thread's own time, for a machine that others use). Before anything is timed the
@@ -25,7 +25,7 @@ STEPS = {"step-b32": ("ViT-B-32", 32), "step-l14": ("ViT-L-14", 16)}  # model, b
 EVALUATED = "ViT-B-32"
 SCALES = {"cirr": 150, "fashioniq": 120, "imagenet": 1000}
 
-SECTIONS = (*STEPS, "evaluation", "ranking", "loading")
+SECTIONS = (*STEPS, "evaluation", "ranking", "loading", "indexing")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class BenchmarkOptions(MeasureOptions):
     compile: bool = option(False, "measure the step with a compiled mapper too")
     gallery: tuple[int, ...] = option((10_000, 100_000, 1_000_000), "of a ranking", at_least=1)
     queries: int = option(256, "of a ranking", at_least=1)
-    images: int = option(512, "of data loading", at_least=1)
+    images: int = option(512, "of data loading and of indexing", at_least=1)
     product: int = option(4096, "size of the matrix product", at_least=1)
 
 
@@ -93,11 +93,20 @@ def loading(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[dict
     yield measure_loading(sizes_by_name("ViT-L-14"), asked.images, 32, 2)
 
 
+def indexing(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[dict[str, Any]]:
+    from benchmarking.indexing import measure_indexing
+    from context_i2w.model.clip_weights import load_clip
+
+    for workers in (0, 2):
+        yield measure_indexing(load_clip(EVALUATED, None, device), asked.images, workers, asked.repeats)
+
+
 WAYS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
     **dict.fromkeys(STEPS, steps),
     "evaluation": evaluations,
     "ranking": rankings,
     "loading": loading,
+    "indexing": indexing,
 }
 
 

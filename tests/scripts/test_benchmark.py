@@ -7,6 +7,7 @@ import torch
 
 import benchmark
 from benchmarking.evaluation import measure_evaluation
+from benchmarking.indexing import measure_indexing
 from benchmarking.loading import measure_loading
 from benchmarking.steps import measure_steps
 from benchmarking.timing import added_memory
@@ -39,6 +40,13 @@ def test_loading(golden_clip):
     read = {f"cache, {kind}{first}" for kind in ("fp16", "int8") for first in ("", ", first reading")}
     assert set(rates) == {"files, 0 workers", *read}
     assert min(rates.values()) > 0
+
+
+def test_others_index_the_same_features(golden_clip):
+    row = measure_indexing(golden_clip, 5, workers=0, repeats=1)
+    others = {name.partition(" /")[0] for name in row if name.endswith("/ ours")}
+    assert "open_clip" in others
+    assert all(row[f"{other} least cosine"] > 0.9999 for other in others)
 
 
 def test_report_is_printed_and_written(tmp_path, capsys):
