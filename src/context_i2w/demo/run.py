@@ -6,7 +6,6 @@ from pathlib import Path
 
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.benchmarks.base import check_images_exist
-from context_i2w.checkpoints.find import newest_checkpoint, shipped_checkpoints
 from context_i2w.demo.engine import Engine, Look, by_title
 from context_i2w.demo.gallery import render
 from context_i2w.demo.options import GALLERIES, DemoSettings
@@ -14,7 +13,7 @@ from context_i2w.demo.server import Demo, is_loopback, serve
 from context_i2w.distributed import Process, joined, launch, started_by_launcher
 from context_i2w.errors import UserError
 from context_i2w.evaluation.features import EncodingOptions
-from context_i2w.evaluation.setup import LOGS, choose_data_root, device_asked
+from context_i2w.evaluation.setup import choose_checkpoints, choose_data_root, device_asked
 from context_i2w.files import check_writable
 from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.search.files import Files, files_of_list
@@ -73,8 +72,7 @@ def load(settings: DemoSettings, process: Process) -> dict[str, Retriever]:
     model, device = settings.model, process.device
     if model.is_clip_alone:
         return by_title([Retriever.from_clip(model.model, model.weights or "openai", device)], [""])
-    newest = process.by_first(lambda: newest_checkpoint(LOGS))
-    sources = list(model.resume or map(str, [newest] if newest else shipped_checkpoints()))
+    sources = list(map(str, model.resume or process.by_first(lambda: choose_checkpoints(None))))
     first = Retriever.load(sources[0], model.model, model.weights, device, model.trust_code)
     others = [first.beside(source, model.trust_code) for source in sources[1:]]
     return by_title([first, *others], sources)

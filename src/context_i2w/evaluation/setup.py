@@ -67,7 +67,7 @@ def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
     path, origin = newest_checkpoint(LOGS), "the newest run"
     if path is None:
         path, origin = shipped_checkpoints()[0], "the shipped toy checkpoint"
-    print(f"no --resume: evaluating {origin}, {path}")
+    print(f"no --resume: {origin}, {path}, is taken")
     return [path]
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from context_i2w.errors import UserError
-from context_i2w.files import atomic_folder
+from context_i2w.files import atomic_folder, note
 from context_i2w.toy_world.pairs import write_pairs
 from context_i2w.toy_world.sizes import Sizes
 from context_i2w.toy_world.tasks.cirr import write_cirr
@@ -36,6 +36,7 @@ def make_toy_world(
         return root
     if root.exists() and any(root.iterdir()) and not (root / STAMP).is_file():
         raise UserError(f"{root}: not empty and no toy world; move it away or choose another folder")
+    note(f"drawing the toy world in {root}, once")
     with atomic_folder(root) as drawn:
         write_pairs(drawn, seed, sizes, workers)
         for copy in COPIES:
