@@ -32,7 +32,7 @@ TOY = "checkpoints/toy/context-i2w"
 @dataclass(frozen=True)
 class ReaderOptions(Options):
     images: Path | None = option(None, "JPEGs of your own; left out: the toy world's", metavar="DIR")
-    data_root: Path = option(Path("data/toy/test"), "the toy test set, as `python src/main.py` draws it", metavar="DIR")
+    data_root: str | None = option(None, "a toy test set; left out: data/toy/test, drawn if absent", metavar="DIR")
     side: int = option(375, "pixels of the toy world's pictures as JPEGs", at_least=1)
     model: str | None = option(None, "of CLIP; left out: the toy world's", metavar="NAME")
     pretrained: str | None = option(None, "its weights, as for evaluation", metavar="TAG")
@@ -44,13 +44,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(ReaderOptions, argv, prog="python scripts/measure/reader.py", description=__doc__)
     import torch  # --help does without
 
-    from context_i2w.evaluation.setup import load_models
+    from context_i2w.evaluation.setup import choose_data_root, load_models
 
     with tempfile.TemporaryDirectory() as made:
-        folder = asked.images or as_jpegs(asked.data_root, Path(made) / "test", asked.side)
         weights = "openai" if asked.openai_pretrained else asked.pretrained
         toy = [] if asked.images and (asked.model or weights) else [Path(TOY)]
         models = load_models(toy, asked.model, weights, torch.device("cpu"))
+        folder = asked.images
+        if not folder:
+            folder = as_jpegs(choose_data_root(asked.data_root, models.clip), Path(made) / "test", asked.side)
         endings = (".jpg", ".jpeg") if asked.images else (".png",)
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings)
         if not files:
@@ -64,8 +66,6 @@ def as_jpegs(source: Path, folder: Path, side: int) -> Path:
     from PIL import Image
     from tqdm import tqdm
 
-    if not source.is_dir():
-        raise UserError(f"{source}: not there; `python src/main.py` draws it")
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.png"))
     for path in tqdm([*source.rglob("*.png")], desc="writing JPEGs", unit="img", dynamic_ncols=True):
         target = folder / path.relative_to(source)
