@@ -83,16 +83,17 @@ def check_value(name: str, value: Any, kind: Any, bounds: Mapping[str, Any]) -> 
     values = value if isinstance(value, tuple) else (value,)
     if bounds.get("count") and len(values) not in (0, bounds["count"]):
         raise OptionError(name, value, f"{bounds['count']} values are expected")
-    if (choices := bounds.get("choices")) and not all(one in choices for one in values):
-        raise OptionError(name, value, f"one of {', '.join(map(str, choices))} is expected")
-    if (low := bounds.get("at_least")) is not None and any(one < low for one in values):
-        raise OptionError(name, value, f"at least {low} is needed")
-    if (low := bounds.get("above")) is not None and any(one <= low for one in values):
-        raise OptionError(name, value, f"more than {low} is needed")
-    if (high := bounds.get("at_most")) is not None and any(one > high for one in values):
-        raise OptionError(name, value, f"at most {high} is possible")
-    if any(isinstance(one, int) and abs(one) > LARGEST for one in values):
-        raise OptionError(name, value, f"at most {LARGEST} is possible")
+    for one in values:
+        if (choices := bounds.get("choices")) and one not in choices:
+            raise OptionError(name, one, f"one of {', '.join(map(str, choices))} is expected")
+        if (low := bounds.get("at_least")) is not None and one < low:
+            raise OptionError(name, one, f"at least {low} is needed")
+        if (low := bounds.get("above")) is not None and one <= low:
+            raise OptionError(name, one, f"more than {low} is needed")
+        if (high := bounds.get("at_most")) is not None and one > high:
+            raise OptionError(name, one, f"at most {high} is possible")
+        if isinstance(one, int) and abs(one) > LARGEST:
+            raise OptionError(name, one, f"at most {LARGEST} is possible")
 
 
 class Leaf(typing.NamedTuple):

@@ -63,4 +63,6 @@ class DataOptions(Options):
     batches: str = option(
         "random", "similar: of groups of images that look alike to CLIP, by cached embeddings", choices=BATCHES
     )
-    workers: int = option(4, "reading processes of each training process", at_least=0, at_most=512)
+    workers: int = option(
+        4, "reading processes of each training process; of cached features, threads", at_least=0, at_most=512
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 from context_i2w.benchmarks.options import BENCHMARKS, PREPARATIONS, PROTOCOLS
 from context_i2w.command_line import OptionError, Options, flat, key_of, nested, option, parse
-from context_i2w.errors import UserError, as_typed
+from context_i2w.errors import UserError
 from context_i2w.model.queries import DEFAULT_METHODS, FORMS, parse_method
 
 ALL = "all"  # in place of a benchmark
@@ -151,7 +151,7 @@ def parse_evaluation(argv: Sequence[str] | None, description: str) -> Evaluation
         given.update(values)
         return {}
 
-    prog = as_typed("python src/eval_retrieval.py")
+    prog = "python src/eval_retrieval.py"
     settings: EvaluationSettings = parse(
         both, argv, prog=prog, description=description, recipe=remember, checked=_check
     ).settings

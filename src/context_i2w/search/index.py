@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from context_i2w.errors import UserError
@@ -49,6 +50,7 @@ class Index:
         self.names = list(store.contents.rows)  # in the order of rows
         self.broken = {name: reason for name, (_, reason) in store.contents.broken.items()}  # why it was left out
         self.features: np.ndarray = store.features()  # [n, E] unit rows, memory-mapped
+        self._rows = torch.as_tensor(self.features)
         self.recall: float | None = None  # recall@10 of the approximate index, None while the search is exact
         self._approximate: tuple[Any, ApproximateOptions] | None = None
         self._row = {name: row for row, name in enumerate(self.names)}
@@ -103,7 +105,7 @@ class Index:
         hidden = hidden or [()] * len(queries)
         count = min(k + max(map(len, hidden), default=0), len(self))
         if self._approximate is None or exact:
-            indices, scores = nearest(queries, self.features, count)
+            indices, scores = nearest(queries, self._rows, count)
         else:
             index, options = self._approximate
             indices, scores = approximate.search(index, self.features, queries, count, options.candidates)

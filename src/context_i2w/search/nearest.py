@@ -8,12 +8,13 @@ from context_i2w.ranking.exact import Ranking
 from context_i2w.ranking.similarity import exact
 
 
-def nearest(queries: Tensor, gallery: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, gallery: Tensor | np.ndarray, count: int) -> tuple[Tensor, Tensor]:
     """The best rows of each query in order, equal ones by index: indices [Q, k] int64, similarities [Q, k].
 
-    queries [Q, E] and gallery [n, E]: unit rows, float32, all finite; k = min(count, n).
+    queries [Q, E] and gallery [n, E]: unit rows, float32, all finite; k = min(count, n). The ranking remembers a
+    gallery that is the same tensor.
     """
-    queries, rows = queries.cpu().float(), torch.from_numpy(gallery)
+    queries, rows = queries.cpu().float(), torch.as_tensor(gallery)
     indices = Ranking(queries, rows).top(count)
     query = torch.arange(len(indices)).repeat_interleave(indices.shape[1])
     return indices, exact(queries, query, rows, indices.flatten()).view(indices.shape)

@@ -22,7 +22,7 @@ from context_i2w.command_line import (
     read_config,
 )
 from context_i2w.data.options import DataOptions
-from context_i2w.errors import UserError, as_typed
+from context_i2w.errors import UserError
 from context_i2w.files import is_text, read_json
 from context_i2w.model.extensions import find_class
 from context_i2w.model.options import MAPPER_OPTIONS, MAPPERS
@@ -190,7 +190,7 @@ def parse_settings(argv: Sequence[str] | None = None) -> RunSettings:
     return parse(
         RunSettings,
         argv,
-        prog=as_typed("python src/main.py"),
+        prog="python src/main.py",
         description="Trains a mapping network for zero-shot composed image retrieval. Without --train-data it trains "
         "on the built-in toy world, evaluates the four tasks and writes a report.",
         recipe=recipe,
