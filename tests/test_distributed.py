@@ -1,7 +1,9 @@
 """Processes of one machine: their results and errors, what they exchange, signals passed on."""
 
+import multiprocessing
 import os
 import signal
+import struct
 import threading
 import time
 
@@ -48,6 +50,16 @@ def large() -> bytes:
 
 def test_a_result_larger_than_a_pipe_holds_returns():
     assert launch(large, 2) == large()  # waited for ever when it was read after the processes' end
+
+
+def test_a_report_that_a_kill_cut_off_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(distributed, "SOON", 0.3)
+    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    queue.put("whole")
+    os.write(queue._writer.fileno(), struct.pack("!i", 100) + b"cut off")
+    with distributed._collected(queue) as reports:
+        pass
+    assert reports == ["whole"]
 
 
 def fail(kind: str) -> None:

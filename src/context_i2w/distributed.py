@@ -5,12 +5,12 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import chain
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -168,17 +168,19 @@ def launch(run: Callable[..., Any], processes: int, *args) -> Any:
     started = start_processes(
         _started, (run, processes, _free_port(), queue, args), processes, join=False, start_method=START
     )
-    reports: list[Any] = []
-    with _passing_signals_on(started.processes) as passed:
+    failure: Exception | None = None
+    with _passing_signals_on(started.processes) as passed, _collected(queue) as reports:
         try:
-            while not started.join(timeout=POLL, grace_period=GRACE):
-                reports += _arrived(queue)  # a process with more to say than the pipe holds ends when it is read
+            while not started.join(grace_period=GRACE):
+                pass
         except (ProcessRaisedException, ProcessExitedException) as error:
-            if passed:
-                return None
-            raise _cause(error, chain(reports, _arrived(queue))) from None
-    [result] = [*reports, *_arrived(queue)]
-    return result
+            failure = error
+    if failure is None:
+        [result] = reports
+        return result
+    if passed:
+        return None
+    raise _cause(failure, reports) from None
 
 
 def started_by_launcher() -> bool:
@@ -237,16 +239,33 @@ def _fail(reports: Any, error: Exception, status: int) -> NoReturn:
     os._exit(status)
 
 
-def _arrived(queue: Any) -> Iterator[Any]:
-    while not queue.empty():
-        yield queue.get()
+@contextlib.contextmanager
+def _collected(queue: Any) -> Iterator[list[Any]]:
+    """What processes report, read while they run: one with more to say than a pipe holds ends when it is read.
+
+    By a thread, which is left behind if a process was killed amid a report: its end would be waited for in vain.
+    """
+    reports: list[Any] = []
+    over = threading.Event()
+
+    def collect() -> None:
+        ended = False
+        while not ended:
+            ended = over.wait(POLL)  # looked at before the queue, so that nothing is left in it
+            while not queue.empty():
+                reports.append(queue.get())
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    try:
+        yield reports
+    finally:
+        over.set()
+        thread.join(SOON)
 
 
 def _cause(error: Exception, reports: Iterable[Any]) -> Exception:
-    """What to raise for a failed process: its own report came first, then those of others that missed it.
-
-    Of one that was killed no report is read: what another was writing may be cut off, and its end waited for in vain.
-    """
+    """What to raise for a failed process: its own report came first, then those of others that missed it."""
     if isinstance(error, ProcessExitedException) and error.exit_code < 0:
         return UserError(f"process {error.error_index} was ended by {error.signal_name}; if nobody did, memory ran out")
     failures = (report for report in reports if isinstance(report, Exception))  # not what the first process returned

@@ -242,7 +242,7 @@ def test_validation_and_benchmarks_are_logged(settings, folder, monkeypatch):
     )
     assert logged(run, "fashion/R@10") == [(8, 2.0)]
     assert [step for step, _ in logged(run, "validation_loss")] == [4, 8, 12]
-    with pytest.raises(UserError, match="evaluate 'cir': one of coco, .* is expected"):
+    with pytest.raises(UserError, match=r"evaluate 'cir': one of coco, .* is expected"):
         with_values(settings, evaluate=("cir",))
 
 

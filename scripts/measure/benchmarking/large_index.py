@@ -42,7 +42,7 @@ def measure_exact(path: Path, queries: torch.Tensor, threads: int) -> dict[str, 
     """Time and memory of the exact search."""
     torch.set_num_threads(threads)
     before = memory_mb()
-    gallery = np.load(path, mmap_mode="c")
+    gallery = torch.from_numpy(np.load(path, mmap_mode="c"))
     found = search_times(lambda rows: nearest(rows, gallery, 10), queries)
     return {"way": "exact", **found, **_above(before), "recall@10": 1.0}
 

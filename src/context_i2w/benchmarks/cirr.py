@@ -79,8 +79,8 @@ def _gallery(images: dict[str, str], folders: list[Path]) -> dict[str, ImageSour
     folders = sorted(folders, key=lambda folder: not os.path.isfile(folder / first))
 
     def source(image: str) -> ImageSource:
-        places = [os.fspath(folder / image) for folder in folders]
-        return ImageSource(next(filter(os.path.isfile, places), places[0]))
+        places = (os.fspath(folder / image) for folder in folders)
+        return ImageSource(next(filter(os.path.isfile, places), os.fspath(folders[0] / image)))
 
     return {name: source(image) for name, image in images.items()}
 
@@ -109,7 +109,8 @@ def _group(
     neighbour = Path(sources[0].path)  # a reference outside of the gallery lies beside the gallery's images
 
     def reference(name: str) -> ImageSource:
-        return gallery.get(name, ImageSource(os.fspath(neighbour.parent / (name + neighbour.suffix))))
+        beside = neighbour.parent / (name + neighbour.suffix)
+        return gallery[name] if name in gallery else ImageSource(os.fspath(beside))
 
     def score(ranking: Ranking) -> dict[str, float]:
         wanted = torch.tensor(targets)

@@ -10,7 +10,9 @@ preparation; each way has a name, and numbers under different ones do not compar
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def load(data_root: str | os.PathLike, options: FashionIQOptions) -> Benchmark:
     """Queries/gallery in the public data: dress 2,017/3,817, shirt 2,038/6,346, toptee 1,961/5,373."""
     folders = find_folders(data_root, ("fashion-iq", "fashioniq_dataset"), "FashionIQ")
     garments = GARMENTS if options.source == "all" else (options.source,)
-    groups = [_group(garment, folders, options) for garment in garments]
+    listed = functools.cache(image_files)  # the garments' folder is mostly one
+    groups = [_group(garment, folders, options, listed) for garment in garments]
     protocol = {
         "source": options.source,
         "prompt": FASHION_PROMPTS[options.prompt],
@@ -58,7 +61,9 @@ def image_files(folder: Path) -> dict[str, str]:
     return known
 
 
-def _group(garment: str, folders: list[Path], options: FashionIQOptions) -> QueryGroup:
+def _group(
+    garment: str, folders: list[Path], options: FashionIQOptions, listed: Callable[[Path], dict[str, str]]
+) -> QueryGroup:
     places = [folder / inner / f"cap.{garment}.val.json" for folder in folders for inner in ("captions", "json")]
     path = find_file(places, f"FashionIQ {garment} captions")
     root = path.parent.parent
@@ -69,7 +74,7 @@ def _group(garment: str, folders: list[Path], options: FashionIQOptions) -> Quer
     position = {name: index for index, name in enumerate(names)}
     targets = [index_of(position, entry["target"], path, f"entry {number}") for number, entry in enumerate(entries)]
     texts = [_texts(entry, number, path, options) for number, entry in enumerate(entries)]
-    known = image_files(images)
+    known = listed(images)
 
     def source(name: str) -> ImageSource:
         return ImageSource(known.get(name, os.fspath(images / f"{name}.png")), view=options.image)

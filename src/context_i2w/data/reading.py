@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -112,10 +113,15 @@ def read_by_threads(rows: Dataset, workers: int, sampler: Iterable, pin_memory: 
 
 
 def _pinned(item: Any) -> Any:
+    """Copied by NumPy: torch would start threads of its own in each reading thread."""
     if isinstance(item, tuple):
         parts = map(_pinned, item)
         return type(item)(*parts) if hasattr(item, "_fields") else tuple(parts)
-    return item.pin_memory() if isinstance(item, Tensor) else item
+    if not isinstance(item, Tensor):
+        return item
+    pinned = torch.empty(item.shape, dtype=item.dtype, pin_memory=True)
+    np.copyto(pinned.numpy(), item.numpy())
+    return pinned
 
 
 def _begun(loader: DataLoader, workers: int) -> Iterator[Any]:

@@ -72,7 +72,7 @@ def load(settings: DemoSettings, process: Process) -> dict[str, Retriever]:
     model, device = settings.model, process.device
     if model.is_clip_alone:
         return by_title([Retriever.from_clip(model.model, model.weights or "openai", device)], [""])
-    sources = model.resume or tuple(map(str, process.by_first(lambda: choose_checkpoints(None))))
+    sources = list(map(str, process.by_first(lambda: choose_checkpoints(model.resume, shipped=2))))
     first = Retriever.load(sources[0], model.model, model.weights, device, model.trust_code)
     others = [first.beside(source, model.trust_code) for source in sources[1:]]
     return by_title([first, *others], sources)

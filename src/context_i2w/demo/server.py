@@ -87,8 +87,8 @@ class Demo:
 
     def thumbnail(self, kind: str, key: str) -> bytes:
         """Of a picture of the gallery by its name, or of an upload."""
-        if kind == "upload":
-            return thumbnail(self._look(kind, key).image)
+        if kind == "upload":  # `_looks` are the model's thread's: only looked at here, at once
+            return thumbnail(_still_there(self._looks.get((kind, key))).image)
         self._check(key)
         content = self.engine.index.thumbnail(key)
         if content is None:
@@ -151,10 +151,9 @@ class Demo:
             self._check(key)
             if (kind, key) not in self._looks:
                 self._keep((kind, key), self.engine.look(self.engine.index.path(key), key))
-        elif (kind, key) not in self._looks:
-            raise Refused(HTTPStatus.NOT_FOUND, "this upload is no longer there; choose the file again")
+        look = _still_there(self._looks.get((kind, key)))
         self._looks.move_to_end((kind, key))
-        return self._looks[kind, key]
+        return look
 
     def _keep(self, key: tuple[str, str], look: Look) -> None:
         self._looks[key] = look
@@ -207,10 +206,7 @@ def find(demo: Demo, loopback: bool, request: Request) -> Route:
         ("GET", "/images"): Route(lambda asked: as_json(demo.images(_offset(asked), asked.query.get("filter", "")))),
         ("GET", "/thumbnail"): Route(lambda asked: Response("image/jpeg", demo.thumbnail(*_key(asked.query)), BRIEFLY)),
         ("GET", "/picture"): Route(partial(_full, demo), large=True),
-        ("POST", "/upload"): Route(
-            lambda asked: as_json(demo.upload(asked.body, shown(asked.query.get("name", "")))),
-            *("model", MAX_UPLOAD, True),
-        ),
+        ("POST", "/upload"): Route(partial(_take, demo), "model", MAX_UPLOAD, large=True),
         ("POST", "/search"): Route(partial(_search, demo), "model", MAX_QUESTION),
         **{("GET", path): Route(_static) for path in STATIC},
     }
@@ -222,6 +218,12 @@ def find(demo: Demo, loopback: bool, request: Request) -> Route:
 def _expect(holds: bool, rule: str) -> None:
     if not holds:
         raise Refused(HTTPStatus.BAD_REQUEST, rule)
+
+
+def _still_there(look: Look | None) -> Look:
+    if look is None:
+        raise Refused(HTTPStatus.NOT_FOUND, "this upload is no longer there; choose the file again")
+    return look
 
 
 def _key(reference: Any) -> tuple[str, str]:
@@ -244,6 +246,10 @@ def _full(demo: Demo, request: Request) -> Response:
     file = quote(name.rpartition("/")[2], safe="", errors="surrogateescape")
     disposition = {"Content-Disposition": f"attachment; filename*=UTF-8''{file}"}
     return Response(*demo.picture(name, original=True), disposition)
+
+
+def _take(demo: Demo, request: Request) -> Response:
+    return as_json(demo.upload(request.body, shown(request.query.get("name", ""))))
 
 
 def _search(demo: Demo, request: Request) -> Response:

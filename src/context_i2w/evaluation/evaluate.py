@@ -75,8 +75,9 @@ def evaluate(
     with tqdm(total=len(benchmark.groups) * len(rows), desc=f"{benchmark.name}: ranking", unit="row") as bar:
         for group in benchmark.groups:
             result.metrics[group.name] = {}
+            gallery = gallery_features(group, encoded)
             for row, (method, mapper) in rows.items():
-                _score(result, group, row, rank(group, method, encoded, mapper))
+                _score(result, group, row, rank(group, method, encoded, mapper, gallery))
                 bar.update()
     if len(benchmark.groups) > 1:
         groups = result.metrics.values()
@@ -123,9 +124,15 @@ def gallery_features(group: QueryGroup, encoded: Encoded) -> torch.Tensor:
     return encoded.image_features[rows]
 
 
-def rank(group: QueryGroup, method: str, encoded: Encoded, mapper: str | None = ONLY) -> Ranking:
-    """Raises UserError for a method that is not known."""
-    gallery = gallery_features(group, encoded)
+def rank(
+    group: QueryGroup,
+    method: str,
+    encoded: Encoded,
+    mapper: str | None = ONLY,
+    gallery: torch.Tensor | None = None,
+) -> Ranking:
+    """gallery: its features, where several rows are ranked. Raises UserError for a method that is not known."""
+    gallery = gallery_features(group, encoded) if gallery is None else gallery
     if method != PRODUCT:
         return Ranking(query_features(group, method, encoded, mapper), gallery, group.excluded, group.candidates)
     image, text = query_vectors(group, ("image", "text"), encoded).values()

@@ -60,15 +60,15 @@ def device_asked(machine: DeviceChoice) -> str | None:
     return f"cuda:{gpu}"
 
 
-def choose_checkpoints(resume: Sequence[str] | None) -> list[Path]:
-    """The files named, else the newest run's, else the shipped toy checkpoint; says which it took."""
+def choose_checkpoints(resume: Sequence[str] | None, shipped: int = 1) -> list[Path]:
+    """The files named, else the newest run's, else so many shipped toy checkpoints; says which it took."""
     if resume:
         return [checkpoint_to_resume(path, LOGS) if path == "auto" else Path(path) for path in dict.fromkeys(resume)]
-    path, origin = newest_checkpoint(LOGS), "the newest run"
-    if path is None:
-        path, origin = shipped_checkpoints()[0], "the shipped toy checkpoint"
-    print(f"no --resume: {origin}, {path}, is taken")
-    return [path]
+    newest = newest_checkpoint(LOGS)
+    paths = [newest] if newest else shipped_checkpoints()[:shipped]
+    origin = "the newest run's checkpoint" if newest else "what is shipped for the toy world"
+    print(f"no --resume: {origin} is taken, {', '.join(map(str, paths))}")
+    return paths
 
 
 def load_models(

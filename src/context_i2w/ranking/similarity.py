@@ -37,10 +37,11 @@ class Cosine:
     def rough(self, chunk: slice, piece: slice, out: torch.Tensor) -> None:
         """Fills out [g, q] with scores that are off by at most `slack`, from float32 products.
 
-        On a CPU by NumPy's OpenBLAS: torch's MKL takes a quarter longer on AMD's.
+        On a CPU's threads by NumPy's OpenBLAS: torch's MKL takes a quarter longer on AMD's. It takes all cores, so
+        one thread that torch is held to stays torch's.
         """
         gallery, queries = self.gallery[piece], self.queries[chunk].T
-        if out.device.type == "cpu":
+        if out.device.type == "cpu" and torch.get_num_threads() > 1:
             np.matmul(gallery.numpy(), queries.numpy(), out=out.numpy())
             return
         with true_float32(out.device):
@@ -87,9 +88,9 @@ class Product:
 
 
 def greatest_length(features: torch.Tensor) -> float:
-    """The longest row's length, remembered while the features are as they are: a gallery is ranked many times.
+    """The longest row's length, remembered while the tensor is as it was: a gallery is ranked many times.
 
-    Raises ValueError for a feature that is not finite.
+    Changes that torch does not see, through NumPy, are not noticed. Raises ValueError for a feature that is not finite.
     """
     version = None if features.is_inference() else features._version
     if version is None or _LENGTHS.get(features, (None,))[0] != version:

@@ -54,13 +54,15 @@ def files_of_folder(folder: str | os.PathLike) -> Files:
         raise UserError(f"{root}: no such folder of images")
     found: dict[str, FileState] = {}
     unread: Counter[str] = Counter()
+    start = os.path.join(root, "")
     for path in _walk(root):
-        suffix = path.suffix.lower()
+        suffix = os.path.splitext(path)[1].lower()
         if suffix in UNREAD:
             unread[suffix] += 1
-        if suffix in SUFFIXES and path.is_file():
-            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
-                found[path.relative_to(root).as_posix()] = file_state(path)
+        if suffix in SUFFIXES:
+            with contextlib.suppress(OSError):  # gone meanwhile, or not for this user to see
+                if os.path.isfile(path):
+                    found[path.removeprefix(start).replace(os.sep, "/")] = file_state(path)
     files = Files(root, dict(sorted(found.items())), unread=dict(unread))
     if not found:
         others = f"; it holds {files.unread_kinds}" if unread else ""
@@ -90,8 +92,8 @@ def files_of_list(paths: Iterable[str | os.PathLike], label: str = "") -> Files:
     return Files(root, states, label or f"a list under {root}", dict(unread))
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path) -> Iterator[str]:
     """What is in a folder and those in it, but hidden files and folders; links to folders are not followed."""
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        yield from (Path(folder, name) for name in names if not is_hidden(name))
+        yield from (os.path.join(folder, name) for name in names if not is_hidden(name))

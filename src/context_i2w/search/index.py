@@ -40,6 +40,11 @@ class Hit:
     name: str
 
 
+def _check_count(k: Any) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise UserError(f"k={k!r}: a whole number of results is expected, at least one")
+
+
 class Index:
     """Images of a gallery and their features. Made by `Retriever.index`."""
 
@@ -85,6 +90,7 @@ class Index:
         keep_reference: whether an image of this gallery may find itself. exact: not by the approximate index.
         Raises UserError for a reference that can't be read, or placeholders that do not match the references.
         """
+        _check_count(k)
         references, descriptions = as_queries(reference, description)
         if not descriptions:
             return []
@@ -100,8 +106,7 @@ class Index:
         self, queries: Tensor, k: int = 10, hidden: Sequence[Sequence[int]] | None = None, exact: bool = False
     ) -> list[list[Hit]]:
         """Hits of unit query features [Q, E]; hidden: rows of the gallery that each query must not find."""
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise UserError(f"k={k!r}: a whole number of results is expected, at least one")
+        _check_count(k)
         hidden = hidden or [()] * len(queries)
         count = min(k + max(map(len, hidden), default=0), len(self))
         if self._approximate is None or exact:
