@@ -11,6 +11,12 @@ from context_i2w.errors import UserError, exit_on_user_error
     [
         (UserError("a\nb"), 2, "error: a b\n"),
         (PermissionError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied\n"),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            2,
+            f"error: torch is not installed for {sys.executable}; `source setenv.sh` in this terminal brings what is "
+            "needed, outside of a clone `pip install .`\n",
+        ),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
     ],
 )

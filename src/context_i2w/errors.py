@@ -59,6 +59,12 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
         except (UserError, OSError) as error:
             print(f"error: {as_typed(one_line(error))}", file=sys.stderr)
             sys.exit(2)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("context_i2w"):
+                raise
+            remedy = "`source setenv.sh` in this terminal brings what is needed, outside of a clone `pip install .`"
+            print(f"error: {error.name} is not installed for {sys.executable}; {remedy}", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             sys.exit(130)

@@ -175,8 +175,11 @@ def test_slow_clients_hold_nobody_and_are_ended(address, monkeypatch):
     assert threading.active_count() <= before + sum(web.THREADS.values())
     ends = []
     for connection in slow:
-        connection.sendall(b"y")
-        ends.append(connection.recv(100)[9:12])
+        try:
+            connection.sendall(b"y")
+            ends.append(connection.recv(100)[9:12])
+        except ConnectionError:  # a head that never came whole gets no answer
+            ends.append(b"")
         connection.close()
     assert Counter(ends)[b"408"] >= 20  # small bodies; large ones wait for their turn first
     assert b"200" not in ends

@@ -49,6 +49,8 @@ def test_the_newest_epochs_are_kept_and_last_is_the_newest_of_all(tmp_path):
         assert checkpoint_to_resume(name, tmp_path / "logs") == run.checkpoints / "last.pt"
     with pytest.raises(UserError, match="no run with a checkpoint"):
         checkpoint_to_resume("auto", tmp_path)
+    with pytest.raises(UserError, match=r"--resume lgos/b: no such run or checkpoint; auto takes the newest run under"):
+        checkpoint_to_resume("lgos/b", tmp_path / "logs")
 
 
 def test_a_checkpoint_that_fails_halfway_leaves_the_old_one(tmp_path, monkeypatch):

@@ -65,4 +65,7 @@ def checkpoint_to_resume(resume: str, logs: Path) -> Path:
             raise UserError(f"--resume auto: no run with a checkpoint under {logs}/; start one without --resume")
         return path
     path = Path(resume)
-    return path / "checkpoints" / LAST if path.is_dir() else path
+    path = path / "checkpoints" / LAST if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"--resume {resume}: no such run or checkpoint; auto takes the newest run under {logs}/")
+    return path

@@ -188,6 +188,7 @@ async function start() {
   byId("mix").replaceChildren(...Object.entries(about.mixes).map(([value, text]) => new Option(text, value)));
   Object.assign(START, { mix: about.mix, follow: about.follow });
   const take = (description) => { Object.assign(state, { description }); changed("example"); };
+  byId("description").placeholder = about.examples[0];
   byId("examples").replaceChildren(...about.examples.map((text) => button(() => take(text), { textContent: text })));
   const first = await openGallery((reference) => choose(reference), fail);
   readAddress();

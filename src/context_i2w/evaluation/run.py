@@ -24,6 +24,7 @@ from context_i2w.evaluation.setup import (
 from context_i2w.evaluation.sweep import read_choice, read_methods
 from context_i2w.files import check_writable
 from context_i2w.model.queries import DEFAULT_METHODS, PLAIN_METHODS
+from context_i2w.toy_world.world import is_toy_world
 
 
 def run(asked: Evaluation) -> None:
@@ -61,6 +62,8 @@ class _Running:
         paths = [] if model.is_clip_alone else process.by_first(lambda: choose_checkpoints(model.resume))
         self.models = load_models(paths, model.model, model.weights, process.device, model.trust_code)
         self.data_root = process.by_first(lambda: choose_data_root(self.settings.data_root, self.models.clip))
+        toy = " (the toy world: drawn pictures in the benchmarks' formats)" if is_toy_world(self.data_root) else ""
+        process.by_first(lambda: print(f"data: {self.data_root}{toy}"))
         cache = self.settings.embedding_cache
         self.encoding = EncodingOptions(
             machine.batch_size, machine.workers, self.settings.precision, Path(cache) if cache else None, process

@@ -38,13 +38,14 @@ def announce(facts: dict[str, Any], settings: RunSettings, folder: Path) -> None
     """On stderr, what is about to happen; and a warning if the global batch is not the recipe's."""
     model, batch = settings.model, facts["global_batch"]
     clip = facts["clip"]
+    named = clip["model"], clip["pretrained"]
     lines = [
         f"training {model.mapper} ({facts['learned_parameters']:,} parameters) with the {model.objective} objective "
         f"and the {facts['text']} text",
         f"  data    {facts['data']}",
-        f"  batch   {batch} in all: {facts['processes']} process(es) of {batch // facts['processes']}",
+        f"  batch   {batch} in all: {batch // facts['processes']} in each of {facts['processes']}",
         f"  steps   {facts['steps']:,} in {facts['epochs']} epochs, {facts['precision']} on {facts['device']}",
-        f"  CLIP    {clip['model']} {clip['pretrained'] or ''} {clip['sha256'][:12]}",
+        f"  CLIP    {' '.join(dict.fromkeys(filter(None, named)))}, weights {clip['sha256'][:12]}",
         f"  folder  {folder}",
     ]
     wanted = settings.recipe_batch
