@@ -18,7 +18,6 @@ from context_i2w.data.feature_cache import CacheOptions, open_cache
 from context_i2w.data.open import check_data
 from context_i2w.data.options import DataOptions
 from context_i2w.data.pairs import Batch, ImagePairs, read_pair_list
-from context_i2w.data.reading import read_by_threads
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP
@@ -82,14 +81,14 @@ def test_threads_read_what_one_process_reads(golden_clip, pairs, tmp_path):
     cache = open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions(precision="int8"))
 
     def tokens(workers: int, start: int = 0) -> list[torch.Tensor]:
-        source = ListSource(cache, 5, 1, 0, Process(), workers, reading=read_by_threads)
+        source = ListSource(cache, 5, 1, 0, Process(), workers)
         return [see(golden_clip, batch).tokens for batch in source.epoch(3, start)]
 
     alone = tokens(0)
     for found, wanted in ((tokens(2), alone), (tokens(3, 2), alone[2:])):
         assert len(found) == len(wanted)
         assert all(map(torch.equal, found, wanted))
-    source = ListSource(cache, 5, 1, 0, Process(), 2, reading=read_by_threads)
+    source = ListSource(cache, 5, 1, 0, Process(), 2)
     next(epoch := source.epoch(0))
     epoch.close()
     cache.images.store.sums[1] = cache.images.store.sums[1] + 1

@@ -1,12 +1,9 @@
 """Batches of an epoch for one process, whatever the pairs come from."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from torch.utils.data import Dataset
-
 from context_i2w.data.pairs import Batch, EpochBatches, Order
-from context_i2w.data.reading import read
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 
@@ -23,25 +20,34 @@ class PairSource(Protocol):
         ...
 
 
+class Rows(Protocol):
+    """What a list's rows give: batches, by (epoch, row numbers)."""
+
+    def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch: ...
+
+    def reading(self, batch_size: int) -> Callable[..., Iterator[Batch]]:
+        """How batches of that size are read ahead: as `reading.read`."""
+        ...
+
+
 class ListSource:
     """Batches of a list's rows, from images (ImagePairs) or from cached features (FeatureCache).
 
-    order: of an epoch's rows, with what a resumed run is told that it must have too; at random if left out. reading:
-    by processes (`read`) or, where rows lie in memory, by threads.
+    order: of an epoch's rows, with what a resumed run is told that it must have too; at random if left out.
     """
 
     def __init__(
         self,
-        rows: Dataset,
+        rows: Rows,
         count: int,
         batch_size: int,
         seed: int,
         process: Process,
         workers: int = 0,
         order: tuple[str, Order | None] | None = None,
-        reading: Callable[..., Iterator[Batch]] = read,
     ):
-        self.rows, self.batch_size, self.workers, self.reading = rows, batch_size, workers, reading
+        self.rows, self.batch_size, self.workers = rows, batch_size, workers
+        self.reading = rows.reading(batch_size)
         self.sampler = EpochBatches(count, batch_size, seed, process.rank, process.world, order and order[1])
         self.batches = self.sampler.batches
         self.order = f"{count} pairs{f', {order[0]}' if order else ''}"

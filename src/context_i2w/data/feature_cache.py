@@ -15,7 +15,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import CacheOptions
 from context_i2w.data.pairs import Batch, ImagePairs
-from context_i2w.data.reading import read_images
+from context_i2w.data.reading import read_by_threads, read_images
 from context_i2w.data.record_store import VALID, RecordStore, read_key
 from context_i2w.files import file_state, note
 from context_i2w.model.backbones import CLIPSizes
@@ -84,6 +84,10 @@ class FeatureCache(Dataset):
             broken=broken,
             target_embeddings=_tensor(images["embedding"]) if self.views else None,
         )
+
+    def reading(self, batch_size: int) -> Callable[..., Iterator[Batch]]:
+        """By threads: rows lie in memory."""
+        return read_by_threads
 
     def embeddings(self, rows: Sequence[int]) -> Tensor:
         """Embeddings [n, E] of the images (their first crops)."""

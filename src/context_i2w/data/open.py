@@ -11,7 +11,6 @@ from context_i2w.data.captions import Captions, Masker
 from context_i2w.data.feature_cache import open_cache
 from context_i2w.data.options import VIEWS_KEPT, CacheOptions, DataOptions
 from context_i2w.data.pairs import ImagePairs, check_list_exists, read_pair_list
-from context_i2w.data.reading import read_by_threads
 from context_i2w.data.shard_files import is_shards
 from context_i2w.data.shards import ShardSource
 from context_i2w.data.similar_order import similar_order
@@ -112,7 +111,7 @@ def _cached(data: str, folder: str, options: DataOptions, reader: Reader) -> Lis
         leaf = reader.batch_size * process.world // GROUPS
         embeddings = cache.embeddings(range(len(pairs.pairs)))
         order = (options.batches, lambda rng: similar_order(embeddings, leaf, rng))
-    return ListSource(cache, len(pairs.pairs), *reader.batches, options.workers, order, read_by_threads)
+    return ListSource(cache, len(pairs.pairs), *reader.batches, options.workers, order)
 
 
 def _captions(path: str, option: str, options: DataOptions, reader: Reader, masker: Masker) -> ListSource:

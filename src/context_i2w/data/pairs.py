@@ -7,18 +7,19 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler
 
 from context_i2w.data.augmentation import TrainPreparation, ViewOptions
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.kept_lists import keep
 from context_i2w.data.options import ListColumns
 from context_i2w.data.packed_strings import Paths, Strings
+from context_i2w.data.room import Room, new_place
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
 from context_i2w.files import is_hidden, note
@@ -26,6 +27,7 @@ from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer, mark_placeholders
 
+T = TypeVar("T")
 Order = Callable[[np.random.Generator], np.ndarray]
 
 
@@ -128,32 +130,51 @@ class ImagePairs(Dataset):
         self.tokenizer = Tokenizer(context_length)
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch:
+        return self.fill(key, slice(None), new_place(room_of(self.prepare, len(key[1])).shape))
+
+    def fill(self, key: tuple[int, Sequence[int]], own: slice, place: np.ndarray) -> Batch:
         epoch, rows = key
-        images, captions, broken = [], [], []
-        for row in rows:
+
+        def pair(row: int) -> tuple[list[Tensor], str]:
             name = self.pairs.images[row]
-            try:
-                caption = check_caption(name, self.pairs.masked[row])
-                images.append(self.prepare(name, f"{self.seed}-{epoch}-{row}", caption=caption))
-                captions.append(caption)
-            except BrokenPair as error:
-                broken.append((error.name, error.kind))
-        return make_batch(images, captions, broken, self.tokenizer)
+            caption = check_caption(name, self.pairs.masked[row])
+            return self.prepare(name, f"{self.seed}-{epoch}-{row}", caption=caption), caption
+
+        return make_batch(pair, rows[own], self.tokenizer, place)
+
+    def reading(self, batch_size: int) -> Callable[..., Iterator[Batch]]:
+        """Into shared memory, by processes."""
+        return room_of(self.prepare, batch_size).read
+
+
+def room_of(prepare: TrainPreparation, batch_size: int) -> Room:
+    """For batches of what TrainPreparation makes."""
+    fields = ("images", "targets") if prepare.view.differs else ("images",)
+    return Room(fields, batch_size, prepare.preparation.image_size)
 
 
 def make_batch(
-    images: Sequence[Sequence[Tensor]], captions: Sequence[str], broken: Sequence[tuple[str, str]], tokenizer: Tokenizer
+    pair: Callable[[T], tuple[list[Tensor], str]], rows: Iterable[T], tokenizer: Tokenizer, place: np.ndarray
 ) -> Batch:
-    """A batch of what TrainPreparation makes and masked captions; `images` is None if all pairs were broken.
+    """A batch of some rows in a place of `room_of`; its images are None if all its pairs are broken.
 
-    Images keep their channels last in memory, as decoded, and are stacked where the training process will find them.
+    pair: of a row, what TrainPreparation makes and the masked caption; raises BrokenPair.
     """
-    if not images:
+    captions: list[str] = []
+    broken: list[tuple[str, str]] = []
+    for row in rows:
+        try:
+            images, caption = pair(row)
+        except BrokenPair as error:
+            broken.append((error.name, error.kind))
+            continue
+        for part, image in zip(place, images):
+            part[len(captions)] = image.permute(1, 2, 0).numpy()  # at once, while the processor has it in its cache
+        captions.append(caption)
+    if not captions:
         return Batch(torch.empty(0, tokenizer.context_length, dtype=torch.long), broken=tuple(broken))
     ids = tokenizer([mark_placeholders(caption) for caption in captions])
-    seen, *targets = (
-        default_collate([image.permute(1, 2, 0) for image in part]).permute(0, 3, 1, 2) for part in zip(*images)
-    )
+    seen, *targets = torch.from_numpy(place)[:, : len(captions)].permute(0, 1, 4, 2, 3)
     return Batch(ids, images=seen, broken=tuple(broken), targets=targets[0] if targets else None)
 
 

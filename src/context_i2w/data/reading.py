@@ -94,7 +94,7 @@ def read_by_threads(rows: Dataset, workers: int, sampler: Iterable, pin_memory: 
     """
 
     def item(key: Any) -> Any:
-        return _pinned(rows[key]) if pin_memory else rows[key]
+        return pinned(rows[key]) if pin_memory else rows[key]
 
     if not workers:
         yield from map(item, sampler)
@@ -112,16 +112,19 @@ def read_by_threads(rows: Dataset, workers: int, sampler: Iterable, pin_memory: 
             threads.shutdown(cancel_futures=True)
 
 
-def _pinned(item: Any) -> Any:
-    """Copied by NumPy: torch would start threads of its own in each reading thread."""
+def pinned(item: Any) -> Any:
+    """An item's tensors copied to memory that a GPU reads by itself, by NumPy.
+
+    torch would start threads of its own in each reading thread.
+    """
     if isinstance(item, tuple):
-        parts = map(_pinned, item)
+        parts = map(pinned, item)
         return type(item)(*parts) if hasattr(item, "_fields") else tuple(parts)
     if not isinstance(item, Tensor):
         return item
-    pinned = torch.empty(item.shape, dtype=item.dtype, pin_memory=True)
-    np.copyto(pinned.numpy(), item.numpy())
-    return pinned
+    copy = torch.empty_like(item, pin_memory=True)
+    np.copyto(copy.numpy(), item.numpy())
+    return copy
 
 
 def _begun(loader: DataLoader, workers: int) -> Iterator[Any]:

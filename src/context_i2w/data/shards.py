@@ -8,19 +8,21 @@ Resuming reads up to one block of each lane again. A stream is read over up to i
 
 import collections
 import contextlib
+import functools
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
 from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import ShardOptions
-from context_i2w.data.pairs import Batch, make_batch
-from context_i2w.data.reading import read
+from context_i2w.data.pairs import Batch, make_batch, room_of
+from context_i2w.data.reading import pinned
+from context_i2w.data.room import joined
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, is_local, read_samples, shard_sizes
 from context_i2w.data.shard_plan import Piece, ShardPlan
 from context_i2w.distributed import Process
@@ -61,20 +63,20 @@ class ShardSource:
         if plan.batches == 0:
             raise UserError(f"{sum(sizes)} samples in {data} do not fill one batch of {plan.global_batch}")
         own = range(process.rank * batch_size, (process.rank + 1) * batch_size)
-        self.rows = ShardRows(shards, masked, prepare, tokenizer, plan, own)
+        self.room = room_of(prepare, batch_size)
+        self.rows = functools.partial(ShardRows, shards, masked, prepare, tokenizer, plan, own)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        self.rows.epoch, self.rows.start = epoch, start
-        group = []
-        for part in read(self.rows, self.workers):  # one item of each worker in turn
-            group.append(part)
-            if len(group) == max(self.workers, 1):
-                yield _joined(group, self.pin)
-                group = []
+        rows, parts = self.rows(epoch, start), max(self.workers, 1)
+        items = self.room.read(
+            rows, self.workers, range(start, self.batches), parts=parts
+        )  # one of each worker in turn
+        for group in zip(*[items] * parts):
+            yield pinned(_joined(group)) if self.pin else _joined(group)
 
 
-class ShardRows(IterableDataset):
-    """Consecutive rows of each global batch, one Batch after the other; each worker yields its share of the rows."""
+class ShardRows:
+    """Consecutive rows of each global batch of an epoch from number `start` on, one Batch after the other."""
 
     def __init__(
         self,
@@ -84,34 +86,22 @@ class ShardRows(IterableDataset):
         tokenizer: Tokenizer,
         plan: ShardPlan,
         rows: range,
+        epoch: int,
+        start: int,
     ):
         self.shards, self.masked, self.prepare, self.tokenizer = shards, masked, prepare, tokenizer
-        self.plan, self.rows = plan, rows
-        self.epoch = self.start = 0
+        self.plan, self.rows, self.epoch, self.start = plan, rows, epoch, start
+        self.streams: list[Iterator[Sample | BrokenPair | None]] = []
 
-    def __iter__(self) -> Iterator[Batch]:
-        rows, per_lane = self._share(), self.plan.rows
-        lanes = range(rows.start // per_lane, (rows.stop - 1) // per_lane + 1)
-        streams = [self._slots(lane, [row in rows for row in _rows_of(lane, per_lane)]) for lane in lanes]
-        for _ in range(self.start, self.plan.batches):
-            images, captions, broken = [], [], []
-            for sample in itertools.chain.from_iterable(itertools.islice(s, per_lane) for s in streams):
-                if sample is None:
-                    continue
-                try:
-                    image, caption = self._pair(sample)
-                    images.append(image)
-                    captions.append(caption)
-                except BrokenPair as error:
-                    broken.append((error.name, error.kind))
-            yield make_batch(images, captions, broken, self.tokenizer)
-
-    def _share(self) -> range:
-        worker = get_worker_info()
-        if worker is None:
-            return self.rows
-        cuts = [len(self.rows) * number // worker.num_workers for number in (worker.id, worker.id + 1)]
-        return self.rows[slice(*cuts)]
+    def fill(self, batch: int, own: slice, place: np.ndarray) -> Batch:
+        """A process's own rows of its next batch: it asks for the same ones of each."""
+        per_lane = self.plan.rows
+        if not self.streams:
+            rows = self.rows[own]
+            lanes = range(rows.start // per_lane, (rows.stop - 1) // per_lane + 1)
+            self.streams = [self._slots(lane, [row in rows for row in _rows_of(lane, per_lane)]) for lane in lanes]
+        slots = itertools.chain.from_iterable(itertools.islice(stream, per_lane) for stream in self.streams)
+        return make_batch(self._pair, (slot for slot in slots if slot is not None), self.tokenizer, place)
 
     def _slots(self, lane: int, wanted: list[bool]) -> Iterator[Sample | BrokenPair | None]:
         """The lane's samples in the order of the epoch from batch `start` on; None in rows that are not `wanted`."""
@@ -204,19 +194,9 @@ def _rows_of(lane: int, per_lane: int) -> range:
     return range(lane * per_lane, (lane + 1) * per_lane)
 
 
-def _joined(parts: list[Batch], pin: bool) -> Batch:
+def _joined(parts: Sequence[Batch]) -> Batch:
     """One batch from the workers' shares, in the order of rows."""
     broken = tuple(itertools.chain.from_iterable(part.broken for part in parts))
-    parts = [part for part in parts if part.size] or parts[:1]
     ids = torch.cat([part.condition_ids for part in parts])
-    images, targets = (_cat([getattr(part, name) for part in parts], pin) for name in ("images", "targets"))
+    images, targets = (joined([getattr(part, name) for part in parts]) for name in ("images", "targets"))
     return Batch(ids, images=images, broken=broken, targets=targets)
-
-
-def _cat(parts: list[Tensor | None], pin: bool) -> Tensor | None:
-    there = [part for part in parts if part is not None]
-    if not there or (len(there) == 1 and not pin):
-        return there[0] if there else None
-    there = [part.permute(0, 2, 3, 1) for part in there]  # as they lie in memory
-    joined = torch.empty(sum(map(len, there)), *there[0].shape[1:], dtype=there[0].dtype, pin_memory=pin)
-    return torch.cat(there, out=joined).permute(0, 3, 1, 2)
