@@ -12,9 +12,11 @@ from PIL import Image
 from tests.made_pairs import encoded, jpeg, png_bomb, ten_faults, write_list
 from torchvision.transforms import RandomResizedCrop
 
-from context_i2w.data.augmentation import TrainPreparation, ViewOptions, crop_box
+from context_i2w.data.augmentation import TrainPreparation
+from context_i2w.data.options import ViewOptions
 from context_i2w.data.packed_strings import Strings
 from context_i2w.data.pairs import EpochBatches, ImagePairs, ListColumns, read_pair_list
+from context_i2w.data.random_crops import chances, crop_box
 from context_i2w.data.similar_order import similar_order
 from context_i2w.errors import UserError
 from context_i2w.model.images import ImageSource, Preparation
@@ -118,7 +120,7 @@ def test_crops_are_torchvisions(height, width, scale, seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         expected = RandomResizedCrop.get_params(Image.new("1", (width, height)), scale, (3 / 4, 4 / 3))
-    assert crop_box(height, width, scale, torch.Generator().manual_seed(seed)) == expected
+    assert crop_box(height, width, chances([seed], scale)[0]) == expected
 
 
 @pytest.mark.parametrize("crop", [True, False])

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.made_pairs import sample, ten_faults, write_shard, write_shards
 
-from context_i2w.data.augmentation import TrainPreparation, ViewOptions
+from context_i2w.data.augmentation import TrainPreparation
+from context_i2w.data.options import ViewOptions
 from context_i2w.data.shard_files import (
     QuickHeader,
     expand_shards,

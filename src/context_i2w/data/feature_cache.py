@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from context_i2w.data.augmentation import TrainPreparation, ViewOptions
+from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.broken import BrokenPair, check_caption
-from context_i2w.data.options import CacheOptions
+from context_i2w.data.options import CacheOptions, ViewOptions
 from context_i2w.data.pairs import Batch, ImagePairs
 from context_i2w.data.reading import read_by_threads, read_images
 from context_i2w.data.record_store import VALID, RecordStore, read_key

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from context_i2w.data.augmentation import TrainPreparation, ViewOptions
+from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.batches import ListSource, PairSource
 from context_i2w.data.captions import Captions, Masker
 from context_i2w.data.feature_cache import open_cache
-from context_i2w.data.options import VIEWS_KEPT, CacheOptions, DataOptions
+from context_i2w.data.options import VIEWS_KEPT, CacheOptions, DataOptions, ViewOptions
 from context_i2w.data.pairs import ImagePairs, check_list_exists, read_pair_list
 from context_i2w.data.shard_files import is_shards
 from context_i2w.data.shards import ShardSource

@@ -4,11 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from context_i2w.command_line import Options, nested, option
-from context_i2w.data.augmentation import ViewOptions
+from context_i2w.command_line import OptionError, Options, nested, option
 
 BATCHES = ("random", "similar")
 VIEWS_KEPT = 4  # of each image in the feature cache, where the mapper sees another view than the target's
+
+
+@dataclass(frozen=True)
+class ViewOptions(Options):
+    """What the mapper sees of a training image, beyond the paper.
+
+    By default the very image that the composed text is to match. Otherwise a view that lacks or contradicts a part of
+    it, so that only the masked caption can tell that part.
+    """
+
+    crop: float = option(
+        0.0, "the mapper sees a crop of at least this share of the image, while the text is to match the whole; 0: off",
+        flag="view-crop", metavar="SHARE", at_least=0, at_most=1,
+    )  # fmt: skip
+    colour: float = option(
+        0.0, "this share of images is shown to the mapper grey or with turned hues; 0: off",
+        flag="view-colour", metavar="SHARE", at_least=0, at_most=1,
+    )  # fmt: skip
+    # so that what the caption leaves out is right
+    told: bool = option(False, "--view-colour only where the caption names a colour", flag="view-told")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.told and not self.colour:
+            raise OptionError("told", self.told, "it says where colours change; give --view-colour SHARE too")
+
+    @property
+    def differs(self) -> bool:
+        """Whether the view is not the target itself."""
+        return self.crop > 0 or self.colour > 0
 
 
 @dataclass(frozen=True)

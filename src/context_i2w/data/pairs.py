@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from context_i2w.data.augmentation import TrainPreparation, ViewOptions
+from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.kept_lists import keep
-from context_i2w.data.options import ListColumns
+from context_i2w.data.options import ListColumns, ViewOptions
 from context_i2w.data.packed_strings import Paths, Strings
+from context_i2w.data.reading import batched
 from context_i2w.data.room import Room, new_place
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
 from context_i2w.files import is_hidden, note
 from context_i2w.model.clip import ImageFeatures
-from context_i2w.model.images import Preparation
+from context_i2w.model.images import Preparation, content_of
 from context_i2w.model.prompts import Tokenizer, mark_placeholders
 
 T = TypeVar("T")
+OPENED = 32  # pairs that a process has opened at a time
 Order = Callable[[np.random.Generator], np.ndarray]
 
 
@@ -135,12 +137,12 @@ class ImagePairs(Dataset):
     def fill(self, key: tuple[int, Sequence[int]], own: slice, place: np.ndarray) -> Batch:
         epoch, rows = key
 
-        def pair(row: int) -> tuple[list[Tensor], str]:
+        def encoded(row: int) -> Encoded:
             name = self.pairs.images[row]
             caption = check_caption(name, self.pairs.masked[row])
-            return self.prepare(name, f"{self.seed}-{epoch}-{row}", caption=caption), caption
+            return Encoded(name, content_of(name), caption, f"{self.seed}-{epoch}-{row}")
 
-        return make_batch(pair, rows[own], self.tokenizer, place)
+        return make_batch(encoded, rows[own], self.prepare, self.tokenizer, place)
 
     def reading(self, batch_size: int) -> Callable[..., Iterator[Batch]]:
         """Into shared memory, by processes."""
@@ -153,29 +155,55 @@ def room_of(prepare: TrainPreparation, batch_size: int) -> Room:
     return Room(fields, batch_size, prepare.preparation.image_size)
 
 
+class Encoded(NamedTuple):
+    """A pair before its image is decoded, as TrainPreparation takes it. caption: the masked one."""
+
+    name: str
+    content: bytes | None
+    caption: str
+    drawn: str
+
+
 def make_batch(
-    pair: Callable[[T], tuple[list[Tensor], str]], rows: Iterable[T], tokenizer: Tokenizer, place: np.ndarray
+    encoded: Callable[[T], Encoded],
+    rows: Iterable[T],
+    prepare: TrainPreparation,
+    tokenizer: Tokenizer,
+    place: np.ndarray,
 ) -> Batch:
     """A batch of some rows in a place of `room_of`; its images are None if all its pairs are broken.
 
-    pair: of a row, what TrainPreparation makes and the masked caption; raises BrokenPair.
+    encoded: the pair of a row; raises BrokenPair. Some pairs are opened, then decoded: one by one, each work would
+    find its code and data pushed out of the processor's cache by the other.
     """
     captions: list[str] = []
     broken: list[tuple[str, str]] = []
-    for row in rows:
-        try:
-            images, caption = pair(row)
-        except BrokenPair as error:
-            broken.append((error.name, error.kind))
-            continue
-        for part, image in zip(place, images):
-            part[len(captions)] = image.permute(1, 2, 0).numpy()  # at once, while the processor has it in its cache
-        captions.append(caption)
+    for some in batched(rows, OPENED):
+        pairs = [_opened(encoded, row) for row in some]
+        draws = iter(prepare.draw([pair.drawn for pair in pairs if isinstance(pair, Encoded)]))
+        for pair in pairs:
+            try:
+                if isinstance(pair, BrokenPair):
+                    raise pair
+                images = prepare.prepare(pair.name, next(draws), pair.content, pair.caption)
+            except BrokenPair as error:
+                broken.append((error.name, error.kind))
+                continue
+            for part, image in zip(place, images):
+                part[len(captions)] = image.permute(1, 2, 0).numpy()  # at once, while it is in the cache
+            captions.append(pair.caption)
     if not captions:
         return Batch(torch.empty(0, tokenizer.context_length, dtype=torch.long), broken=tuple(broken))
     ids = tokenizer([mark_placeholders(caption) for caption in captions])
     seen, *targets = torch.from_numpy(place)[:, : len(captions)].permute(0, 1, 4, 2, 3)
     return Batch(ids, images=seen, broken=tuple(broken), targets=targets[0] if targets else None)
+
+
+def _opened(encoded: Callable[[T], Encoded], row: T) -> Encoded | BrokenPair:
+    try:
+        return encoded(row)
+    except BrokenPair as error:
+        return error
 
 
 class EpochBatches(Sampler):

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import ShardOptions
-from context_i2w.data.pairs import Batch, make_batch, room_of
+from context_i2w.data.pairs import Batch, Encoded, make_batch, room_of
 from context_i2w.data.reading import pinned
 from context_i2w.data.room import joined
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, is_local, read_samples, shard_sizes
@@ -101,7 +100,8 @@ class ShardRows:
             lanes = range(rows.start // per_lane, (rows.stop - 1) // per_lane + 1)
             self.streams = [self._slots(lane, [row in rows for row in _rows_of(lane, per_lane)]) for lane in lanes]
         slots = itertools.chain.from_iterable(itertools.islice(stream, per_lane) for stream in self.streams)
-        return make_batch(self._pair, (slot for slot in slots if slot is not None), self.tokenizer, place)
+        samples = (slot for slot in slots if slot is not None)
+        return make_batch(self._encoded, samples, self.prepare, self.tokenizer, place)
 
     def _slots(self, lane: int, wanted: list[bool]) -> Iterator[Sample | BrokenPair | None]:
         """The lane's samples in the order of the epoch from batch `start` on; None in rows that are not `wanted`."""
@@ -115,14 +115,14 @@ class ShardRows:
             yield from (held.pop(int(place), None) for place in block.order[skip:])
             skip = 0
 
-    def _pair(self, sample: Sample | BrokenPair) -> tuple[list[Tensor], str]:
+    def _encoded(self, sample: Sample | BrokenPair) -> Encoded:
         if isinstance(sample, BrokenPair):
             raise sample
         caption = check_caption(sample.name, masked_caption(sample, self.masked))
         content = next((c for ending, c in sample.members.items() if ending.split(".")[-1] in IMAGE_ENDINGS), None)
         if content is None:
             raise BrokenPair(sample.name, "no image in the sample")
-        return self.prepare(sample.name, f"{self.plan.seed}-{self.epoch}-{sample.name}", content, caption), caption
+        return Encoded(sample.name, content, caption, f"{self.plan.seed}-{self.epoch}-{sample.name}")
 
 
 class _Reader:
