@@ -27,22 +27,22 @@ class Rows(Dataset):
 
 
 def test_rows_come_in_order():
-    assert list(read(Rows(lambda: None), 2)) == list(range(8))
+    assert list(read(Rows(lambda: None), 2, range(8))) == list(range(8))
 
 
 def test_a_reader_that_is_killed_is_said_in_one_line():
     began = time.monotonic()
     with pytest.raises(UserError, match="a reading process died"):
-        list(read(Rows(lambda: os.kill(os.getpid(), signal.SIGKILL)), 2))
+        list(read(Rows(lambda: os.kill(os.getpid(), signal.SIGKILL)), 2, range(8)))
     assert time.monotonic() - began < 60
 
 
 def test_signals_to_readers_change_nothing_while_they_are_wanted():
-    assert list(read(Rows(lambda: os.kill(os.getpid(), signal.SIGTERM)), 2)) == list(range(8))
+    assert list(read(Rows(lambda: os.kill(os.getpid(), signal.SIGTERM)), 2, range(8))) == list(range(8))
 
 
 def test_a_stuck_reader_is_ended_with_its_iterator():
-    batches = read(Rows(lambda: time.sleep(1000)), 1)
+    batches = read(Rows(lambda: time.sleep(1000)), 1, range(8))
     assert [next(batches) for _ in range(3)] == [0, 1, 2]
     began = time.monotonic()
     batches.close()
@@ -65,5 +65,5 @@ def test_a_signal_while_readers_start_is_no_death(monkeypatch):
         decide(*arguments)
 
     monkeypatch.setattr(reading, "_decide_on_signals", at_once)
-    assert list(read(Rows(lambda: None), 2)) == list(range(8))
+    assert list(read(Rows(lambda: None), 2, range(8))) == list(range(8))
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}

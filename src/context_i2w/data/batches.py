@@ -1,9 +1,10 @@
 """Batches of an epoch for one process, whatever the pairs come from."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from context_i2w.data.pairs import Batch, EpochBatches, Order
+from context_i2w.data.reading import Reading
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 
@@ -19,14 +20,18 @@ class PairSource(Protocol):
         """The batches of an epoch from number `start` on, the same in every run with the same seed."""
         ...
 
+    def close(self) -> None:
+        """Ends the processes that read: no epoch will follow."""
+        ...
+
 
 class Rows(Protocol):
     """What a list's rows give: batches, by (epoch, row numbers)."""
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch: ...
 
-    def reading(self, batch_size: int) -> Callable[..., Iterator[Batch]]:
-        """How batches of that size are read ahead: as `reading.read`."""
+    def reading(self, sampler: EpochBatches, workers: int, pin_memory: bool) -> Reading:
+        """How they are best read ahead."""
         ...
 
 
@@ -46,16 +51,18 @@ class ListSource:
         workers: int = 0,
         order: tuple[str, Order | None] | None = None,
     ):
-        self.rows, self.batch_size, self.workers = rows, batch_size, workers
-        self.reading = rows.reading(batch_size)
+        self.batch_size = batch_size
         self.sampler = EpochBatches(count, batch_size, seed, process.rank, process.world, order and order[1])
         self.batches = self.sampler.batches
         self.order = f"{count} pairs{f', {order[0]}' if order else ''}"
-        self.pin = process.device.type == "cuda"
         if self.batches == 0:
             whole = batch_size * process.world
             raise UserError(f"{count} training pairs do not fill one batch of {whole}; lower --batch-size")
+        self.reading = rows.reading(self.sampler, workers, process.device.type == "cuda")
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         self.sampler.epoch, self.sampler.start = epoch, start
-        return self.reading(self.rows, self.workers, sampler=self.sampler, pin_memory=self.pin)
+        return iter(self.reading)
+
+    def close(self) -> None:
+        self.reading.close()

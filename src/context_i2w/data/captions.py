@@ -1,6 +1,6 @@
 """Captions alone, for training that reads no image: any list of data/tables.py with a column of captions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +12,8 @@ from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.kept_lists import keep
 from context_i2w.data.options import ListColumns
 from context_i2w.data.packed_strings import Strings
-from context_i2w.data.pairs import Batch, check_list_exists
-from context_i2w.data.reading import read
+from context_i2w.data.pairs import Batch, EpochBatches, check_list_exists
+from context_i2w.data.reading import Pinned, Reading, ReadingProcesses
 from context_i2w.data.tables import GOOGLE_COLUMNS, read_table
 from context_i2w.errors import UserError
 
@@ -54,8 +54,8 @@ class Captions(Dataset):
         ids, masked = (kept[good].long() for kept in self.kept) if self.kept else self._masked(good)
         return Batch(masked, caption_ids=ids, broken=tuple(broken))
 
-    def reading(self, batch_size: int) -> Callable[..., Iterator[Batch]]:
-        return read
+    def reading(self, sampler: EpochBatches, workers: int, pin_memory: bool) -> Reading:
+        return Pinned(ReadingProcesses(self, workers, sampler), pin_memory)
 
     def _masked(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """A caption is masked alike in all epochs."""

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from torch.utils.data import Dataset
 from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import CacheOptions, ViewOptions
-from context_i2w.data.pairs import Batch, ImagePairs
-from context_i2w.data.reading import read_by_threads, read_images
+from context_i2w.data.pairs import Batch, EpochBatches, ImagePairs
+from context_i2w.data.reading import Reading, ReadingThreads, read_images
 from context_i2w.data.record_store import VALID, RecordStore, read_key
 from context_i2w.files import file_state, note
 from context_i2w.model.backbones import CLIPSizes
@@ -85,9 +85,9 @@ class FeatureCache(Dataset):
             target_embeddings=_tensor(images["embedding"]) if self.views else None,
         )
 
-    def reading(self, batch_size: int) -> Callable[..., Iterator[Batch]]:
+    def reading(self, sampler: EpochBatches, workers: int, pin_memory: bool) -> Reading:
         """By threads: rows lie in memory."""
-        return read_by_threads
+        return ReadingThreads(self, workers, sampler, pin_memory)
 
     def embeddings(self, rows: Sequence[int]) -> Tensor:
         """Embeddings [n, E] of the images (their first crops)."""

@@ -19,8 +19,8 @@ from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.kept_lists import keep
 from context_i2w.data.options import ListColumns, ViewOptions
 from context_i2w.data.packed_strings import Paths, Strings
-from context_i2w.data.reading import batched
-from context_i2w.data.room import Room, new_place
+from context_i2w.data.reading import Pinned, Reading, batched
+from context_i2w.data.room import Room, RoomShape
 from context_i2w.data.tables import read_table
 from context_i2w.errors import UserError
 from context_i2w.files import is_hidden, note
@@ -132,7 +132,8 @@ class ImagePairs(Dataset):
         self.tokenizer = Tokenizer(context_length)
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch:
-        return self.fill(key, slice(None), new_place(room_of(self.prepare, len(key[1])).shape))
+        rows = len(key[1])
+        return self.fill(key, slice(rows), room_for(self.prepare, rows).new_place(rows))
 
     def fill(self, key: tuple[int, Sequence[int]], own: slice, place: np.ndarray) -> Batch:
         epoch, rows = key
@@ -144,15 +145,15 @@ class ImagePairs(Dataset):
 
         return make_batch(encoded, rows[own], self.prepare, self.tokenizer, place)
 
-    def reading(self, batch_size: int) -> Callable[..., Iterator[Batch]]:
-        """Into shared memory, by processes."""
-        return room_of(self.prepare, batch_size).read
+    def reading(self, sampler: "EpochBatches", workers: int, pin_memory: bool) -> Reading:
+        """By processes, into shared memory."""
+        return Pinned(Room(room_for(self.prepare, sampler.batch_size), self, workers, sampler), pin_memory)
 
 
-def room_of(prepare: TrainPreparation, batch_size: int) -> Room:
+def room_for(prepare: TrainPreparation, batch_size: int) -> RoomShape:
     """For batches of what TrainPreparation makes."""
     fields = ("images", "targets") if prepare.view.differs else ("images",)
-    return Room(fields, batch_size, prepare.preparation.image_size)
+    return RoomShape(fields, batch_size, prepare.preparation.image_size)
 
 
 class Encoded(NamedTuple):
@@ -171,7 +172,7 @@ def make_batch(
     tokenizer: Tokenizer,
     place: np.ndarray,
 ) -> Batch:
-    """A batch of some rows in a place of `room_of`; its images are None if all its pairs are broken.
+    """A batch of some rows in a place of `room_for`; its images are None if all its pairs are broken.
 
     encoded: the pair of a row; raises BrokenPair. Some pairs are opened, then decoded: one by one, each work would
     find its code and data pushed out of the processor's cache by the other.

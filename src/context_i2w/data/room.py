@@ -5,22 +5,19 @@ time that an image takes in all. It also needs none of /dev/shm, of which contai
 """
 
 import collections
-import math
 import mmap
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from context_i2w.data.reading import pinned, read
-
-Handed = tuple[Tensor | None, slice]  # a place, and which of its batch's rows are read into it
+from context_i2w.data.reading import ReadingProcesses
 
 
 class Rows(Protocol):
@@ -32,89 +29,92 @@ class Rows(Protocol):
         ...
 
 
-class Room:
-    """Places [fields, B, S, S, 3] of bytes, made at the first reading; one is written again once nobody holds it.
+class RoomShape(NamedTuple):
+    """fields: of the items that are read, those that are images; each [n, 3, S, S], channels last in memory."""
 
-    fields: of the items that are read, those that are images; each [n, 3, S, S], channels last in memory.
+    fields: tuple[str, ...]
+    batch_size: int
+    image_size: int
+
+    def new_place(self, rows: int) -> np.ndarray:
+        """Memory for so many of a batch's rows."""
+        return np.empty((len(self.fields), rows, self.image_size, self.image_size, 3), np.uint8)
+
+
+class Room:
+    """A Reading into shared places [fields, B, S, S, 3] of bytes; one is written again once nobody holds its tensors.
+
+    parts: items that share each batch's place, its rows split evenly: key after key, part after part, process after
+    process. Where no place is left, or processes can't share it (they are forked on Linux alone), an item is sent as
+    tensors.
     """
 
-    def __init__(self, fields: Sequence[str], batch_size: int, image_size: int):
-        self.fields, self.shape = tuple(fields), (len(fields), batch_size, image_size, image_size, 3)
-        self._forget()
+    def __init__(self, shape: RoomShape, rows: Rows, workers: int, sampler: Iterable, parts: int = 1):
+        count = 0 if workers and sys.platform != "linux" else 2 * workers // parts + 4  # read ahead; and in use
+        self._places = _Places(shape, count, sampler, parts)
+        self._reading = ReadingProcesses(_Filled(rows, shape, self._places.memory), workers, self._places)
 
-    def read(
-        self, rows: Rows, workers: int, sampler: Iterable, pin_memory: bool = False, parts: int = 1
-    ) -> Iterator[Any]:
-        """The items of all keys, read ahead as by `reading.read`.
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._places.found, self._reading)
 
-        parts: items that share each batch's place, its rows split evenly; key after key, part after part. Where no
-        place is left, or processes can't share it (they are forked on Linux alone), an item is sent as tensors.
-        """
-        self._make(0 if workers and sys.platform != "linux" else 2 * workers // parts + 4)
-        coming: collections.deque[Handed] = collections.deque()
-        keys = self._hand_out(sampler, parts, coming)
-        try:
-            for item in read(_Filled(rows, self), workers, sampler=keys):
-                place, own = coming.popleft()
-                found = item if place is None else self._found(item, place, own)
-                yield pinned(found) if pin_memory else found
-        finally:
-            if coming:
-                self._forget()  # somebody may still be writing
+    def close(self) -> None:
+        self._reading.close()
 
-    def _forget(self) -> None:
-        self.places, self._free = np.empty((0, *self.shape), np.uint8), collections.deque[int]()
 
-    def _make(self, count: int) -> None:
-        if len(self.places) < count:
-            memory = np.frombuffer(mmap.mmap(-1, count * math.prod(self.shape)), np.uint8)
-            self.places, self._free = memory.reshape(count, *self.shape), collections.deque(range(count))
+class _Places:
+    """The places, and as a sampler where the item of each key is to lie."""
 
-    def _hand_out(self, sampler: Iterable, parts: int, coming: collections.deque[Handed]) -> Iterator[tuple]:
-        for key in sampler:
+    def __init__(self, shape: RoomShape, count: int, sampler: Iterable, parts: int):
+        self.shape, self.sampler, self.parts = shape, sampler, parts
+        one = shape.new_place(shape.batch_size)
+        memory = np.frombuffer(mmap.mmap(-1, max(count, 1) * one.nbytes), np.uint8)
+        self.memory = memory.reshape(-1, *one.shape)[:count]
+        self.free = collections.deque(range(count))
+        self.coming: collections.deque[tuple[Tensor | None, slice]] = collections.deque()
+
+    def __iter__(self) -> Iterator[tuple[int | None, slice, Any]]:
+        self.coming.clear()  # of a pass that was left: by now nobody writes there any more
+        for key in self.sampler:
             number, place = self._take()
-            for part in range(parts):
-                own = slice(*(self.shape[1] * end // parts for end in (part, part + 1)))
-                coming.append((place, own))
+            for part in range(self.parts):
+                own = slice(*(self.shape.batch_size * end // self.parts for end in (part, part + 1)))
+                self.coming.append((place, own))
                 yield number, own, key
 
-    def _take(self) -> tuple[int | None, Tensor | None]:
-        if not self._free:
-            return None, None
-        number = self._free.popleft()
-        place = self.places[number]  # an array of its own, which lives as long as any tensor of it
-        weakref.finalize(place, self._free.append, number).atexit = False
-        return number, torch.from_numpy(place)
-
-    def _found(self, item: Any, place: Tensor, own: slice) -> Any:
-        if not item.size:
+    def found(self, item: Any) -> Any:
+        """The next item that comes, with its images."""
+        place, own = self.coming.popleft()
+        if place is None or not item.size:
             return item
         images = place[:, own.start : own.start + item.size].permute(0, 1, 4, 2, 3)
-        return item._replace(**dict(zip(self.fields, images)))
+        return item._replace(**dict(zip(self.shape.fields, images)))
+
+    def _take(self) -> tuple[int | None, Tensor | None]:
+        if not self.free:
+            return None, None
+        number = self.free.popleft()
+        place = self.memory[number]  # an array of its own, which lives as long as any tensor of it
+        weakref.finalize(place, self.free.append, number).atexit = False
+        return number, torch.from_numpy(place)
 
 
 class _Filled(Dataset):
     """What a reading process does; items leave it without their images."""
 
-    def __init__(self, rows: Rows, room: Room):
-        self.rows, self.fields, self.shape, self.places = rows, room.fields, room.shape, room.places
+    def __init__(self, rows: Rows, shape: RoomShape, memory: np.ndarray):
+        self.rows, self.shape, self.memory = rows, shape, memory
         self.known: set[int] = set()
 
     def __getitem__(self, key: tuple[int | None, slice, Any]) -> Any:
         number, own, of_rows = key
         if number is None:
-            return self.rows.fill(of_rows, own, new_place(self.shape, own))
-        place = self.places[number][:, own]
+            return self.rows.fill(of_rows, own, self.shape.new_place(own.stop - own.start))
+        place = self.memory[number][:, own]
         if number not in self.known:
             self.known.add(number)
             for part in place:  # reading maps pages a dozen at a time, where writing would map them one by one
                 part.reshape(-1)[:: mmap.PAGESIZE].max(initial=0)
-        return self.rows.fill(of_rows, own, place)._replace(**dict.fromkeys(self.fields))
-
-
-def new_place(shape: Sequence[int], own: slice = slice(None)) -> np.ndarray:
-    fields, rows, *image = shape
-    return np.empty((fields, len(range(rows)[own]), *image), np.uint8)
+        return self.rows.fill(of_rows, own, place)._replace(**dict.fromkeys(self.shape.fields))
 
 
 def joined(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -19,9 +19,9 @@ import torch
 from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import ShardOptions
-from context_i2w.data.pairs import Batch, Encoded, make_batch, room_of
+from context_i2w.data.pairs import Batch, Encoded, make_batch, room_for
 from context_i2w.data.reading import pinned
-from context_i2w.data.room import joined
+from context_i2w.data.room import Room, joined
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, is_local, read_samples, shard_sizes
 from context_i2w.data.shard_plan import Piece, ShardPlan
 from context_i2w.distributed import Process
@@ -56,26 +56,38 @@ class ShardSource:
         check_masked(shards[0], masked)
         sizes = shard_sizes(shards, options.samples, process.is_first)
         plan = ShardPlan(tuple(sizes), batch_size * process.world, seed, options.shuffle)
-        self.batch_size, self.batches, self.workers = batch_size, plan.batches, min(workers, batch_size)
+        self.batch_size, self.batches = batch_size, plan.batches
+        workers = min(workers, batch_size)
         self.order = f"{len(sizes)} shards of {sum(sizes)} samples, shuffled by {options.shuffle}"
         self.pin = process.device.type == "cuda"
         if plan.batches == 0:
             raise UserError(f"{sum(sizes)} samples in {data} do not fill one batch of {plan.global_batch}")
         own = range(process.rank * batch_size, (process.rank + 1) * batch_size)
-        self.room = room_of(prepare, batch_size)
-        self.rows = functools.partial(ShardRows, shards, masked, prepare, tokenizer, plan, own)
+        rows = ShardRows(shards, masked, prepare, tokenizer, plan, own)
+        self.parts, self.numbers = max(workers, 1), _Numbers(plan.batches)  # a part of each worker in turn
+        self.reading = Room(room_for(prepare, batch_size), rows, workers, self.numbers, self.parts)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        rows, parts = self.rows(epoch, start), max(self.workers, 1)
-        items = self.room.read(
-            rows, self.workers, range(start, self.batches), parts=parts
-        )  # one of each worker in turn
-        for group in zip(*[items] * parts):
-            yield pinned(_joined(group)) if self.pin else _joined(group)
+        self.numbers.epoch, self.numbers.start = epoch, start
+        for parts in zip(*[iter(self.reading)] * self.parts):
+            yield pinned(_joined(parts)) if self.pin else _joined(parts)
+
+    def close(self) -> None:
+        self.reading.close()
+
+
+class _Numbers:
+    """(epoch, number) of an epoch's batches from `start` on."""
+
+    def __init__(self, batches: int):
+        self.batches, self.epoch, self.start = batches, 0, 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((self.epoch, batch) for batch in range(self.start, self.batches))
 
 
 class ShardRows:
-    """Consecutive rows of each global batch of an epoch from number `start` on, one Batch after the other."""
+    """Rows of each global batch. Whoever asks for the same ones of batch after batch finds its streams open."""
 
     def __init__(
         self,
@@ -85,29 +97,29 @@ class ShardRows:
         tokenizer: Tokenizer,
         plan: ShardPlan,
         rows: range,
-        epoch: int,
-        start: int,
     ):
         self.shards, self.masked, self.prepare, self.tokenizer = shards, masked, prepare, tokenizer
-        self.plan, self.rows, self.epoch, self.start = plan, rows, epoch, start
+        self.plan, self.rows = plan, rows
         self.streams: list[Iterator[Sample | BrokenPair | None]] = []
+        self.next: tuple | None = None
 
-    def fill(self, batch: int, own: slice, place: np.ndarray) -> Batch:
-        """A process's own rows of its next batch: it asks for the same ones of each."""
-        per_lane = self.plan.rows
-        if not self.streams:
-            rows = self.rows[own]
+    def fill(self, key: tuple[int, int], own: slice, place: np.ndarray) -> Batch:
+        epoch, batch = key
+        rows, per_lane = self.rows[own], self.plan.rows
+        if self.next != (epoch, batch, own):
             lanes = range(rows.start // per_lane, (rows.stop - 1) // per_lane + 1)
-            self.streams = [self._slots(lane, [row in rows for row in _rows_of(lane, per_lane)]) for lane in lanes]
+            wanted = {lane: [row in rows for row in _rows_of(lane, per_lane)] for lane in lanes}
+            self.streams = [self._slots(epoch, batch, *one) for one in wanted.items()]
+        self.next = (epoch, batch + 1, own)
         slots = itertools.chain.from_iterable(itertools.islice(stream, per_lane) for stream in self.streams)
         samples = (slot for slot in slots if slot is not None)
-        return make_batch(self._encoded, samples, self.prepare, self.tokenizer, place)
+        return make_batch(functools.partial(self._encoded, epoch), samples, self.prepare, self.tokenizer, place)
 
-    def _slots(self, lane: int, wanted: list[bool]) -> Iterator[Sample | BrokenPair | None]:
+    def _slots(self, epoch: int, start: int, lane: int, wanted: list[bool]) -> Iterator[Sample | BrokenPair | None]:
         """The lane's samples in the order of the epoch from batch `start` on; None in rows that are not `wanted`."""
         plan, reader = self.plan, _Reader(self.shards)
-        first, skip = divmod(self.start * plan.rows, plan.block)
-        for number, block in enumerate(plan.blocks(self.epoch, lane, first), first):
+        first, skip = divmod(start * plan.rows, plan.block)
+        for number, block in enumerate(plan.blocks(epoch, lane, first), first):
             slots = enumerate(block.order, number * plan.block)
             needed = {int(place) for slot, place in slots if wanted[slot % plan.rows]}
             samples = itertools.chain.from_iterable(map(reader.read, block.pieces))
@@ -115,14 +127,14 @@ class ShardRows:
             yield from (held.pop(int(place), None) for place in block.order[skip:])
             skip = 0
 
-    def _encoded(self, sample: Sample | BrokenPair) -> Encoded:
+    def _encoded(self, epoch: int, sample: Sample | BrokenPair) -> Encoded:
         if isinstance(sample, BrokenPair):
             raise sample
         caption = check_caption(sample.name, masked_caption(sample, self.masked))
         content = next((c for ending, c in sample.members.items() if ending.split(".")[-1] in IMAGE_ENDINGS), None)
         if content is None:
             raise BrokenPair(sample.name, "no image in the sample")
-        return Encoded(sample.name, content, caption, f"{self.plan.seed}-{self.epoch}-{sample.name}")
+        return Encoded(sample.name, content, caption, f"{self.plan.seed}-{epoch}-{sample.name}")
 
 
 class _Reader:

@@ -51,9 +51,12 @@ def train(settings: RunSettings, command: str | None = None) -> Path | None:
         return launch(train, processes, settings, command)
     with joined(machine.device) as process:
         run = _Run(settings, process, command)
-        with StopSignal() as stop, run.bar() as bar:
-            run.trainer.run(partial(run.on_step, stop, bar), run.on_epoch)
-        return run.end(stop)
+        try:
+            with StopSignal() as stop, run.bar() as bar:
+                run.trainer.run(partial(run.on_step, stop, bar), run.on_epoch)
+            return run.end(stop)
+        finally:
+            run.close()
 
 
 class _Run:
@@ -116,6 +119,12 @@ class _Run:
                 print(f"{reason}; go on with:\n  {as_typed('python src/main.py')} --resume {path}", file=sys.stderr)
             self.folder.close()
         return self.path if trainer.finished else None
+
+    def close(self) -> None:
+        """Ends the processes that read its data."""
+        self.trainer.source.close()
+        if self.validation:
+            self.validation.close()
 
     def _read_resumed(self) -> Checkpoint | None:
         folder = self.settings.folder
