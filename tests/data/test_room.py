@@ -54,15 +54,16 @@ def same(a, b):
 def test_batches_are_those_of_one_process_and_are_kept_while_somebody_holds_them(made, kind, workers, view):
     wanted = {epoch: list(source(made, kind, 0, view).epoch(epoch)) for epoch in (0, 1)}
     read = source(made, kind, workers, view)
-    held = list(read.epoch(0))  # more than there are places
-    assert len(held) == 10
-    assert all(map(same, held, wanted[0]))
     kept = next(read.epoch(1, start=3))  # and the pass is left
     for epoch in (1, 0):
         for batch, other in zip(read.epoch(epoch), wanted[epoch], strict=True):
             assert same(batch, other)
-    assert same(kept, wanted[1][3])
+    held = list(read.epoch(0))  # more than there are places
+    assert len(held) == 10
     assert all(map(same, held, wanted[0]))
+    assert all(map(same, read.epoch(1), wanted[1]))
+    assert all(map(same, held, wanted[0]))
+    assert same(kept, wanted[1][3])
     read.close()
 
 
