@@ -1,7 +1,9 @@
 """WebDataset shards as files: names from patterns, samples one after the other, how many there are."""
 
 import contextlib
+import io
 import itertools
+import re
 import tarfile
 import time
 import zlib
@@ -17,6 +19,7 @@ from context_i2w.files import is_hidden, list_some, read_json, shown
 ATTEMPTS = 3  # at reading on in a shard whose connection broke
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 MOST_SHARDS, MOST_BYTES = 1_000_000, 1 << 31  # of a pattern, of a member
+TIMES = re.compile(rb"(?:\d+ [acm]time=[\d.]*\n)+")  # a pax header of nothing else
 DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)
 
 
@@ -36,17 +39,53 @@ class BrokenShard(Exception):
 
 
 class QuickHeader(tarfile.TarInfo):
-    """A member's name, type and size, at a fifth of tarfile's time for all its fields; it reads what isn't plain."""
+    """A member's name, type and size, at a fraction of tarfile's time for all its fields; it reads what isn't plain."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "QuickHeader":
+        """Of a file that can be searched: a plain member, pax's times before it or not."""
+        file = archive.fileobj
+        if not (isinstance(file, io.BufferedIOBase) and file.seekable()):
+            return super().fromtarfile(archive)
+        start = file.tell()
+        block = file.read(tarfile.BLOCKSIZE)
+        plain = _type_and_size(block)
+        if plain and plain[0] == tarfile.XHDTYPE:
+            times = TIMES.fullmatch(file.read(tarfile.BLOCKSIZE)[: plain[1]]) if plain[1] < tarfile.BLOCKSIZE else None
+            block = file.read(tarfile.BLOCKSIZE)
+            plain = _type_and_size(block) if times else None
+        if not plain or plain[0] != tarfile.REGTYPE:
+            file.seek(start)
+            return super().fromtarfile(archive)
+        header = cls._of(block, *plain)
+        header.offset, header.offset_data = start, file.tell()
+        archive.offset = header.offset_data - -header.size // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        return header
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> "QuickHeader":
-        if len(buf) == tarfile.BLOCKSIZE and buf[156:157] in (tarfile.REGTYPE, tarfile.XHDTYPE) and not buf[345]:
-            with contextlib.suppress(ValueError):
-                if sum(buf) - sum(buf[148:156]) + 8 * ord(" ") == int(buf[148:156].rstrip(b"\0 "), 8):
-                    header = cls(buf[:100].partition(b"\0")[0].decode(encoding, errors))
-                    header.type, header.size = buf[156:157], int(buf[124:136].rstrip(b"\0 "), 8)
-                    return header
-        return super().frombuf(buf, encoding, errors)
+        plain = _type_and_size(buf)
+        return cls._of(buf, *plain) if plain else super().frombuf(buf, encoding, errors)
+
+    @classmethod
+    def _of(cls, block: Any, kind: bytes, size: int) -> "QuickHeader":
+        header = cls(block[:100].partition(b"\0")[0].decode(tarfile.ENCODING, "surrogateescape"))
+        header.type, header.size = kind, size
+        return header
+
+
+def _type_and_size(block: Any) -> tuple[bytes, int] | None:
+    """Of a header of a plain file, or of pax's fields, that is whole."""
+    kind = block[156:157]
+    if len(block) != tarfile.BLOCKSIZE or kind not in (tarfile.REGTYPE, tarfile.XHDTYPE) or block[345]:
+        return None
+    checksum = block[148:156]
+    try:
+        size = int(block[124:136].rstrip(b"\0 "), 8)
+        whole = sum(block) - sum(checksum) + 8 * ord(" ") == int(checksum.rstrip(b"\0 "), 8)
+    except ValueError:
+        return None
+    return (kind, size) if whole and size >= 0 else None
 
 
 def is_shards(data: str) -> bool:
