@@ -27,6 +27,7 @@ from context_i2w.model.attention import attention_maps
 from context_i2w.model.clip import ImageFeatures
 from context_i2w.model.mappers import ContextI2W, ContextI2WOptions, Pic2Word
 from context_i2w.model.nearest_words import NearestWords
+from context_i2w.model.queries import RECOMMENDED
 
 HOSTILE = "<img src=x onerror=alert(1)>&'\"</script>"
 NAMES = ["a.png", "<b onload='x'>&.png", "deep/c.png", "ä ö.png", "e.png"]
@@ -84,8 +85,10 @@ def test_answer_has_a_row_for_each_method(engine):
     assert list(answer.rows) == ["image only", "text only", "image + text", "Context-I2W", "Pic2Word"]
     assert all(len(hits) == 3 and "a.png" not in [hit.name for hit in hits] for hits in answer.rows.values())
     assert [heat.title for heat in answer.maps] == ["Intent View Selector", "extractor query 1", "extractor query 2"]
-    expected = engine.index.search(engine.index.path("a.png"), "a sketch of [*]", k=3)
-    assert answer.rows["Context-I2W"] == expected
+    for method in (None, "composed"):
+        found = engine.answer(look, "a sketch of [*]", k=3, method=method).rows["Context-I2W"]
+        query = engine.index.path("a.png"), "a sketch of [*]"
+        assert found == engine.index.search(*query, k=3, method=method or RECOMMENDED)
     others = engine.answer(look, "on a beach")
     assert all(a.picture != b.picture and a.change != b.change for a, b in zip(answer.maps, others.maps))
     assert list(others.rows) == ["Context-I2W", "Pic2Word"]

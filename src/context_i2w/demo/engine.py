@@ -80,6 +80,11 @@ class Engine:
         self._words = lru_cache(KEPT)(self._find_words)
         self._maps = lru_cache(KEPT)(self._draw_maps)
 
+    @property
+    def method(self) -> str:
+        """How queries are formed where nothing is said: as the page begins."""
+        return mixed(*recommended(self.mixes))
+
     def look(self, picture: Picture, name: str | None = None, label: str = "") -> Look:
         """One vision pass; name: in the index, where it must not find itself. Raises UserError if it can't be read."""
         try:
@@ -104,11 +109,11 @@ class Engine:
     ) -> Answer:
         """looks: the references; none: a query of text alone. compare: the baselines too.
 
-        method: of model/queries.py, the retriever's own if None. Raises UserError for what can't be composed.
+        method: of model/queries.py, the recommended if None. Raises UserError for what can't be composed.
         """
         looks = (looks,) if isinstance(looks, Look) else tuple(looks)
         query, vectors = self._vectors(looks, description)
-        rows = _rows(query, vectors, compare, method or self.retriever.default_method)
+        rows = _rows(query, vectors, compare, method or self.method)
         hidden = [[look.row for look in looks if look.row is not None]] * len(rows)
         hits = self.index.nearest(torch.cat(list(rows.values())), k, hidden)
         maps = self._maps(looks, description) if with_maps and looks else []

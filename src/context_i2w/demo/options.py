@@ -11,6 +11,7 @@ from context_i2w.benchmarks.options import FashionIQOptions
 from context_i2w.command_line import OptionError, Options, nested, option, parse
 from context_i2w.errors import UserError
 from context_i2w.evaluation.options import DeviceChoice, ModelChoice
+from context_i2w.model.queries import FORMS, parse_method
 
 # Whose pictures are searched, if no folder: a benchmark's gallery, by benchmark and protocol.
 GALLERIES: dict[str, tuple[str, Any]] = {name: (name, None) for name in ("coco", "imgnet", "cirr")}
@@ -54,9 +55,18 @@ class Question(Options):
         (), 'descriptions; "[*]" stands for the reference, e.g. "a sketch of [*]"; left out: a few examples',
         metavar="TEXT",
     )  # fmt: skip
+    method: str | None = option(
+        None, "how the gallery's queries are formed: " + ", ".join(FORMS) + "; left out: the recommended way, with "
+        "which the page begins",
+    )  # fmt: skip
     k: int = option(10, "results for each query", at_least=1, at_most=1000)
     compare: bool = option(False, "image only, text only and image + text beside the mappers")
     heat_maps: bool = option(False, "where Context-I2W looked, in the gallery too")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.method:
+            parse_method(self.method)
 
 
 @dataclass(frozen=True)

@@ -116,13 +116,14 @@ def references(settings: DemoSettings, engine: Engine) -> list[tuple[str, Look]]
 
 def write_gallery(settings: DemoSettings, engine: Engine, looks: list[tuple[str, Look]], prompts: list[str]) -> None:
     asked = settings.question
+    method = asked.method or engine.method
     answers = [
-        (name, look, engine.answer(look, prompt, asked.k, asked.compare, asked.heat_maps, False))
+        (name, look, engine.answer(look, prompt, asked.k, asked.compare, asked.heat_maps, False, method))
         for name, look in looks
         for prompt in prompts
     ]
     pictures = f"{len(engine.index):,} images of {engine.index.files.title}"
-    about = f"{pictures}; {engine.retriever.clip.name}; scores are cosines"
+    about = f"{pictures}; {engine.retriever.clip.name}; queries: {method}; scores are cosines"
     path = Path(settings.what.output)
     path.write_text(render("Composed image retrieval", about, answers, engine.index), encoding="utf-8")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
