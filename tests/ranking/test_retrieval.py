@@ -46,7 +46,7 @@ def test_top_indices_equal_a_full_sort(rows, data):
         assert best.tolist() == (naive_order(row) + [-1] * count)[:count]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     queries=st.integers(1, 6),
     gallery=st.integers(1, 400),
