@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.published import ours_from_published, parse_published, published_name
-from context_i2w.data.pairs import Batch
+from context_i2w.data.batch import Batch
 from context_i2w.evaluation.evaluate import evaluate, query_features, rank
 from context_i2w.evaluation.features import EncodingOptions, encode
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures

@@ -41,7 +41,7 @@ def measured(model: str, size: int, positions: int) -> float:
     """Operations a second, the median of three steps."""
     import torch
 
-    from context_i2w.data.pairs import Batch
+    from context_i2w.data.batch import Batch
     from context_i2w.model.clip_weights import load_clip
     from context_i2w.model.mappers import Phi
     from context_i2w.model.prompts import PLACEHOLDER_ID

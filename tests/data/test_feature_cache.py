@@ -12,11 +12,12 @@ from PIL import Image
 
 from conftest import relative
 from context_i2w.data import record_store
+from context_i2w.data.batch import Batch
 from context_i2w.data.batches import ListSource
 from context_i2w.data.feature_cache import CacheOptions, open_cache
 from context_i2w.data.open import check_data
 from context_i2w.data.options import DataOptions, ViewOptions
-from context_i2w.data.pairs import Batch, ImagePairs, read_pair_list
+from context_i2w.data.pairs import ImagePairs, read_pair_list
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP

@@ -5,7 +5,7 @@ import torch
 from tests.fuzz.mutations import places
 from tests.training.test_training import FixedSource
 
-from context_i2w.data.pairs import Batch
+from context_i2w.data.batch import Batch
 from context_i2w.errors import UserError
 from context_i2w.model.mappers import ContextI2W, ContextI2WOptions
 from context_i2w.model.prompts import Tokenizer, mark_placeholders

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import GOLDEN, relative
+from context_i2w.data.batch import Batch
 from context_i2w.data.captions import Captions
 from context_i2w.data.open import Reader, open_training
 from context_i2w.data.options import DataOptions, ListColumns
-from context_i2w.data.pairs import Batch
 from context_i2w.distributed import Process, join, launch, leave
 from context_i2w.errors import UserError
 from context_i2w.model.clip_weights import clip_from_openai_state

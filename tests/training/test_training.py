@@ -7,7 +7,7 @@ import torch
 
 from conftest import metadata, relative
 from context_i2w.checkpoints.published import published_name
-from context_i2w.data.pairs import Batch
+from context_i2w.data.batch import Batch
 from context_i2w.distributed import Process, join, launch, leave
 from context_i2w.errors import UserError
 from context_i2w.model.clip import ImageFeatures

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from benchmarking.made_cache import make_cache
 from benchmarking.timing import MATMUL, added_memory, alternate, matmul
-from context_i2w.data.pairs import Batch
+from context_i2w.data.batch import Batch
 from context_i2w.distributed import Process
 from context_i2w.model.clip import FrozenCLIP
 from context_i2w.model.mappers import ContextI2W

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from context_i2w.data.pairs import Batch, EpochBatches, Order
+from context_i2w.data.batch import Batch
+from context_i2w.data.pairs import EpochBatches, Order
 from context_i2w.data.reading import Reading
 from context_i2w.distributed import Process
 from context_i2w.errors import UserError

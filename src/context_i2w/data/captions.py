@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from context_i2w.data.batch import Batch
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.kept_lists import keep
 from context_i2w.data.options import ListColumns
 from context_i2w.data.packed_strings import Strings
-from context_i2w.data.pairs import Batch, EpochBatches, check_list_exists
+from context_i2w.data.pairs import EpochBatches, check_list_exists
 from context_i2w.data.reading import Pinned, Reading, ReadingProcesses
 from context_i2w.data.tables import GOOGLE_COLUMNS, read_table
 from context_i2w.errors import UserError

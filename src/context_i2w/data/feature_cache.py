@@ -26,9 +26,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from context_i2w.data.augmentation import TrainPreparation
+from context_i2w.data.batch import Batch
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import CacheOptions, ViewOptions
-from context_i2w.data.pairs import Batch, EpochBatches, ImagePairs
+from context_i2w.data.pairs import EpochBatches, ImagePairs
 from context_i2w.data.reading import Reading, ReadingThreads, read_images
 from context_i2w.data.record_store import VALID, RecordStore, read_key
 from context_i2w.files import file_state, note

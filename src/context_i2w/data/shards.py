@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from context_i2w.data.augmentation import TrainPreparation
+from context_i2w.data.batch import Batch, Encoded, make_batch, room_for
 from context_i2w.data.broken import BrokenPair, check_caption
 from context_i2w.data.options import ShardOptions
-from context_i2w.data.pairs import Batch, Encoded, make_batch, room_for
 from context_i2w.data.reading import pinned
 from context_i2w.data.room import Room, joined
 from context_i2w.data.shard_files import BrokenShard, Sample, expand_shards, is_local, read_samples, shard_sizes

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from context_i2w.data.batch import Batch
 from context_i2w.data.captions import Masker
-from context_i2w.data.pairs import Batch
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template

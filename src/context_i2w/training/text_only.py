@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from context_i2w.command_line import Options, option
-from context_i2w.data.pairs import Batch
+from context_i2w.data.batch import Batch
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.mappers import Mapper
 from context_i2w.preparation.masking.self_masking import MASKINGS, PARSERS, SelfMasker

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from context_i2w.data.batch import Batch
 from context_i2w.data.batches import PairSource
-from context_i2w.data.pairs import Batch
 from context_i2w.distributed import Process, gather_with_gradient
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
