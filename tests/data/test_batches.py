@@ -1,5 +1,6 @@
 """Reading processes: one that dies or is stuck ends the run in seconds, with its reason."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -8,9 +9,9 @@ import pytest
 from torch.utils.data import Dataset
 
 from context_i2w.data import reading
-from context_i2w.data.reading import read
+from context_i2w.data.reading import ReadingProcesses, read
 from context_i2w.errors import UserError
-from context_i2w.model.images import BrokenImage, open_image
+from context_i2w.model.images import BrokenImage, content_of, open_image
 
 
 class Rows(Dataset):
@@ -48,6 +49,57 @@ def test_a_stuck_reader_is_ended_with_its_iterator():
     batches.close()
     del batches
     assert time.monotonic() - began < 60
+
+
+def test_the_next_pass_has_new_readers_where_one_was_left_with_a_stuck_one():
+    reading = ReadingProcesses(Rows(lambda: time.sleep(1000)), 1, range(8))
+    one = iter(reading)
+    assert [next(one) for _ in range(3)] == [0, 1, 2]
+    del one
+    assert not multiprocessing.active_children()
+    assert next(iter(reading)) == 0
+    reading.close()
+
+
+def test_closing_ends_the_processes_whoever_holds_a_pass():
+    reading = ReadingProcesses(Rows(lambda: None), 2, range(8))
+    held = iter(reading)
+    next(held)
+    assert len(multiprocessing.active_children()) == 2
+    reading.close()
+    assert not multiprocessing.active_children()
+    assert list(reading) == list(range(8))
+    assert len(multiprocessing.active_children()) == 2  # they stay
+    reading.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_pass_at_a_time(workers):
+    reading = ReadingProcesses(Rows(lambda: None), workers, range(8))
+    one, other = iter(reading), iter(reading)
+    assert next(one) == next(other) == 0
+    with pytest.raises(AssertionError, match="another pass has begun"):
+        next(one)
+    reading.close()
+
+
+def test_a_fault_of_the_rows_keeps_its_own_words():
+    reading = ReadingProcesses(Rows(lambda: {}["gone"]), 1, range(8))
+    with pytest.raises(KeyError, match="gone"):
+        list(reading)
+    assert not multiprocessing.active_children()
+
+
+def test_a_file_beyond_memory_is_a_broken_image(tmp_path):
+    with open(tmp_path / "a.jpg", "wb") as file:
+        try:
+            file.truncate(1 << 43)
+        except OSError:
+            pytest.skip("no file system for such files")
+    assert content_of(tmp_path / "a.jpg") is None
+    with pytest.raises(BrokenImage, match="not an image"):
+        open_image(tmp_path / "a.jpg")
 
 
 def test_a_pipe_is_no_picture(tmp_path):

@@ -91,6 +91,11 @@ def test_faults_are_skipped_or_read_and_counted(tmp_path):
     empty = ImagePairs(pairs, PREPARATION, True, 0, 77)[0, [0]]
     assert empty.size == 0
     assert empty.images is None
+    captions = [row for row in range(len(pairs)) if not pairs.masked[row].strip()]
+    assert (
+        ImagePairs(pairs, PREPARATION, True, 0, 77)[0, captions].broken
+        == ((str(tmp_path / "ok.jpg"), "empty caption"),) * 2
+    )
 
 
 @pytest.mark.parametrize("crop", [True, False])

@@ -11,9 +11,10 @@ from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.batches import ListSource
 from context_i2w.data.options import ShardOptions, ViewOptions
 from context_i2w.data.pairs import ImagePairs, read_pair_list
-from context_i2w.data.room import joined
+from context_i2w.data.room import Room, RoomShape, joined
 from context_i2w.data.shards import ShardSource
 from context_i2w.distributed import Process
+from context_i2w.errors import UserError
 from context_i2w.model.images import Preparation
 from context_i2w.model.prompts import Tokenizer
 
@@ -75,6 +76,24 @@ def test_few_places_serve_a_pass_and_their_batches_lie_in_one_piece(made, kind):
     whole = [batch.images for batch in read.epoch(1) if not batch.broken]
     assert all(images.permute(0, 2, 3, 1).is_contiguous() for images in whole)
     read.close()
+
+
+def test_shards_go_on_after_a_fault(made, monkeypatch):
+    """From the very batch after it too: the streams have lost samples by then."""
+    read, wanted = source(made, "shards", 0), list(source(made, "shards", 0).epoch(0))
+    epoch = read.epoch(0)
+    next(epoch)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "__call__", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            next(epoch)
+    assert all(map(same, read.epoch(0, start=2), wanted[2:]))
+
+
+def test_places_that_memory_has_no_room_for():
+    room = Room(RoomShape(("images",), 1 << 30, 4096), None, 64, [])
+    with pytest.raises(UserError, match="lower --workers or --batch-size"):
+        iter(room)
 
 
 def test_parts_that_follow_each_other_are_joined_without_a_copy():

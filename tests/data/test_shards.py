@@ -142,6 +142,8 @@ def test_missing_and_cut_off_samples_are_counted(tmp_path):
     (tmp_path / "sizes.json").write_text(json.dumps({"00000.tar": 8}))
     (batch,) = source(str(path), 8).epoch(0)
     assert Counter(kind for _, kind in batch.broken) == {"missing from its shard": 2}
+    (none,) = list(source(str(path), 2, shuffle=1).epoch(0))[3:]  # nothing is left to draw crops for
+    assert (none.size, len(none.broken)) == (0, 2)
     path.write_bytes(path.read_bytes()[:4000])
     (batch,) = source(str(path), 8).epoch(0)
     assert batch.size + len(batch.broken) == 8
@@ -189,10 +191,11 @@ def test_shards_as_people_have_them(name, samples):
     kind=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
     time=st.sampled_from([0, 1.5]),  # a fraction asks for a header more
     cut=st.integers(0, 4000),
+    shared=st.sampled_from([{}, {"path": "all"}]),  # pax's fields of all members
 )
-def test_quick_headers_say_what_tarfile_says(tmp_path_factory, files, kind, time, cut):
+def test_quick_headers_say_what_tarfile_says(tmp_path_factory, files, kind, time, cut, shared):
     path = tmp_path_factory.getbasetemp() / "headers.tar"
-    with tarfile.open(path, "w", format=kind) as archive:
+    with tarfile.open(path, "w", format=kind, pax_headers=shared) as archive:
         for name, size in files.items():
             header = tarfile.TarInfo(name)
             header.size, header.mtime = size, time

@@ -1,6 +1,6 @@
 """Batches of an epoch for one process, whatever the pairs come from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 from context_i2w.data.batch import Batch
@@ -22,17 +22,15 @@ class PairSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends the processes that read: no epoch will follow."""
+        """Ends the processes that read; another epoch would begin with new ones."""
         ...
 
 
 class Rows(Protocol):
-    """What a list's rows give: batches, by (epoch, row numbers)."""
-
-    def __getitem__(self, key: tuple[int, Sequence[int]]) -> Batch: ...
+    """Rows of a list."""
 
     def reading(self, sampler: EpochBatches, workers: int, pin_memory: bool) -> Reading:
-        """How they are best read ahead."""
+        """Batches by the sampler's (epoch, row numbers), read ahead in the best way for them."""
         ...
 
 

@@ -41,7 +41,7 @@ _TWISTER = _Twister()
 
 def chances(seeds: Sequence[int], scale: tuple[float, float]) -> list[Chances]:
     """What torch.manual_seed(seed) would give for each image. scale: the least and the largest share of its area."""
-    words = np.array([_TWISTER.words(seed) for seed in seeds], np.uint32).reshape(len(seeds), -1)
+    words = np.array([_TWISTER.words(seed) for seed in seeds], np.uint32).reshape(-1, 2 * TRIES + 2)
     ends = torch.stack([torch.tensor(scale), torch.tensor(RATIO).log()]).double().numpy()
     shares = (words[:, :-2] & FLOAT).reshape(-1, TRIES, 2) / float(FLOAT + 1)
     tries = torch.from_numpy(shares * (ends[:, 1] - ends[:, 0]) + ends[:, 0]).float()

@@ -2,6 +2,7 @@
 
 import atexit
 import collections
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -69,50 +70,91 @@ class Reading(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
     def close(self) -> None:
-        """No pass will follow."""
+        """Nothing is held until another pass begins."""
         ...
 
 
 class ReadingProcesses:
-    """Whole batches, read by so many processes, which stay from one pass to the next.
+    """Whole batches, read by so many processes, which stay from one whole pass to the next.
 
     They are forked where that works: in a process that was spawned itself they would be spawned too by default, and
-    import torch first, for seconds. Ctrl-C and the scheduler's signals reach them too, but they go on until `close`: it
-    is for the training process to decide. A pass raises UserError if one of them dies.
+    import torch first, for seconds. Ctrl-C and the scheduler's signals reach them too, but they go on until `close`, or
+    until a pass is left: it is for the training process to decide. A pass raises UserError if one of them dies.
     """
 
     def __init__(self, rows: Dataset, workers: int, sampler: Iterable):
-        forked = "fork" if workers and sys.platform == "linux" else None
-        ending = multiprocessing.get_context(forked).Event() if workers else None
-        loader: DataLoader = DataLoader(
-            rows,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            multiprocessing_context=forked,
-            persistent_workers=workers > 0,
-            worker_init_fn=functools.partial(_decide_on_signals, ending) if ending else None,
-        )
-        self._loaders = [loader]
-        self._end = weakref.finalize(self, _end, ending, self._loaders)
+        self._rows, self._workers, self._sampler = rows, workers, sampler
+        self._running: list[tuple[Any, DataLoader]] = []
+        self._end = weakref.finalize(self, _end, self._running)
+        self._passes = 0
 
     def __iter__(self) -> Iterator[Any]:
-        (loader,) = self._loaders
-        try:
-            begun = _begun(loader)
-            atexit.unregister(self._end)
-            atexit.register(self._end)  # before what DataLoader has registered, which waits seconds for each process
-            yield from begun
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        self._passes += 1
+        number = self._passes
+        with naming_dead_readers():
+            try:
+                for item in self._begun():
+                    assert number == self._passes, "another pass has begun"
+                    yield item
+            except BaseException:
+                self.close()  # some are still reading for this pass
                 raise
-            died = f"a reading process died ({str(error).splitlines()[0].strip()})"
-            raise UserError(f"{died}; if nobody ended it, memory ran out: lower --workers") from None
 
     def close(self) -> None:
-        """Ends the processes, whatever they do."""
-        self._end()
+        """Ends the processes, whatever they do; another pass would begin with new ones."""
+        _end(self._running)
         atexit.unregister(self._end)
+
+    def _begun(self) -> Iterator[Any]:
+        """A pass. Signals wait until the processes that it starts have decided on them, else they die of one."""
+        if self._running:
+            return iter(self._running[0][1])
+        ending, loader = self._loader()
+        blocked = SIGNALS if self._workers and sys.platform != "win32" else set()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked) if blocked else None
+        try:
+            begun = iter(loader)
+        finally:
+            if before is not None:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._running.append((ending, loader))
+        atexit.register(self._end)  # runs before what DataLoader has registered, which waits seconds for each process
+        return begun
+
+    def _loader(self) -> tuple[Any, DataLoader]:
+        """With the event that tells its processes that their work is over."""
+        forked = "fork" if self._workers and sys.platform == "linux" else None
+        ending = multiprocessing.get_context(forked).Event() if self._workers else None
+        return ending, DataLoader(
+            self._rows,
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=self._workers,
+            multiprocessing_context=forked,
+            persistent_workers=self._workers > 0,
+            worker_init_fn=functools.partial(_decide_on_signals, ending) if ending else None,
+        )
+
+
+def _end(running: list[tuple[Any, DataLoader]]) -> None:
+    while running:
+        ending, loader = running.pop()
+        if ending:
+            ending.set()
+        if loader._iterator is not None:  # else it would wait until nobody holds the loader, a traceback for example
+            loader._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the one kind that is kept
+
+
+@contextlib.contextmanager
+def naming_dead_readers() -> Iterator[None]:
+    """Raises UserError in place of what DataLoader raises, anywhere, when one of its processes dies."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        died = f"a reading process died ({str(error).splitlines()[0].strip()})"
+        raise UserError(f"{died}; if nobody ended it, memory ran out: lower --workers") from None
 
 
 def read(rows: Dataset, workers: int, sampler: Iterable) -> Iterator[Any]:
@@ -182,23 +224,6 @@ def pinned(item: Any) -> Any:
     copy = torch.empty_like(item, pin_memory=True)
     np.copyto(copy.numpy(), item.numpy())
     return copy
-
-
-def _end(ending: Any, loaders: list[DataLoader]) -> None:
-    if ending:
-        ending.set()
-    loaders.clear()  # the last reference: DataLoader waits for its processes, and ends those that are stuck
-
-
-def _begun(loader: DataLoader) -> Iterator[Any]:
-    """Its iterator; signals wait until the processes that it starts have decided on them, else they die of one."""
-    if not loader.num_workers or sys.platform == "win32":
-        return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _decide_on_signals(ending: Any, worker: int) -> None:

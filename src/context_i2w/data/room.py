@@ -1,10 +1,11 @@
 """Memory for whole batches of images: reading processes write them there, and the training process finds them.
 
 Sent as tensors they would come in memory that is new to both sides, which the system is slow to give: a quarter of the
-time that an image takes in all. It also needs none of /dev/shm, of which containers have little.
+time that an image takes in all. It also needs hardly any of /dev/shm, of which containers have little.
 """
 
 import collections
+import math
 import mmap
 import sys
 import weakref
@@ -18,9 +19,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from context_i2w.data.reading import ReadingProcesses
+from context_i2w.errors import UserError
 
 
-class Rows(Protocol):
+class PlacedRows(Protocol):
     def fill(self, key: Any, own: slice, place: np.ndarray) -> Any:
         """A named tuple of the rows `own` of a batch, their images in `place` [fields, n, S, S, 3] from its start on.
 
@@ -36,9 +38,12 @@ class RoomShape(NamedTuple):
     batch_size: int
     image_size: int
 
+    def place(self, rows: int) -> tuple[int, ...]:
+        """The shape of memory for so many of a batch's rows."""
+        return len(self.fields), rows, self.image_size, self.image_size, 3
+
     def new_place(self, rows: int) -> np.ndarray:
-        """Memory for so many of a batch's rows."""
-        return np.empty((len(self.fields), rows, self.image_size, self.image_size, 3), np.uint8)
+        return np.empty(self.place(rows), np.uint8)
 
 
 class Room:
@@ -49,31 +54,43 @@ class Room:
     tensors.
     """
 
-    def __init__(self, shape: RoomShape, rows: Rows, workers: int, sampler: Iterable, parts: int = 1):
-        count = 0 if workers and sys.platform != "linux" else 2 * workers // parts + 4  # read ahead; and in use
-        self._places = _Places(shape, count, sampler, parts)
-        self._reading = ReadingProcesses(_Filled(rows, shape, self._places.memory), workers, self._places)
+    def __init__(self, shape: RoomShape, rows: PlacedRows, workers: int, sampler: Iterable, parts: int = 1):
+        self._count = 0 if workers and sys.platform != "linux" else 2 * workers // parts + 4  # read ahead; and in use
+        self._shape, self._rows, self._workers, self._sampler, self._parts = shape, rows, workers, sampler, parts
+        self._open: tuple[_Places, ReadingProcesses] | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self._places.found, self._reading)
+        if self._open is None:
+            places = _Places(self._shape, self._count, self._sampler, self._parts)
+            rows = _Filled(self._rows, self._shape, places.memory)
+            self._open = places, ReadingProcesses(rows, self._workers, places)
+        places, reading = self._open
+        return map(places.found, reading)
 
     def close(self) -> None:
-        self._reading.close()
+        if self._open:
+            self._open[1].close()
+        self._open = None
 
 
 class _Places:
-    """The places, and as a sampler where the item of each key is to lie."""
+    """The places, and as a sampler where the item of each key is to lie. Raises UserError if memory can't hold them."""
 
     def __init__(self, shape: RoomShape, count: int, sampler: Iterable, parts: int):
         self.shape, self.sampler, self.parts = shape, sampler, parts
-        one = shape.new_place(shape.batch_size)
-        memory = np.frombuffer(mmap.mmap(-1, max(count, 1) * one.nbytes), np.uint8)
-        self.memory = memory.reshape(-1, *one.shape)[:count]
-        self.free = collections.deque(range(count))
+        one = shape.place(shape.batch_size)
+        size = math.prod(one)
+        try:
+            memory = mmap.mmap(-1, max(count, 1) * size)
+        except (OSError, OverflowError):
+            room = f"{count} batches of {size / 1e6:,.0f} MB each"
+            raise UserError(f"memory has no room for {room}; lower --workers or --batch-size") from None
+        self.memory = np.frombuffer(memory, np.uint8).reshape(-1, *one)[:count]
+        self.free = list(range(count))
         self.coming: collections.deque[tuple[Tensor | None, slice]] = collections.deque()
 
     def __iter__(self) -> Iterator[tuple[int | None, slice, Any]]:
-        self.coming.clear()  # of a pass that was left: by now nobody writes there any more
+        self.coming.clear()  # of a pass that was left: nobody writes there any more
         for key in self.sampler:
             number, place = self._take()
             for part in range(self.parts):
@@ -90,9 +107,10 @@ class _Places:
         return item._replace(**dict(zip(self.shape.fields, images)))
 
     def _take(self) -> tuple[int | None, Tensor | None]:
+        """The place that was used last of those that are free: the others' memory is not asked for."""
         if not self.free:
             return None, None
-        number = self.free.popleft()
+        number = self.free.pop()
         place = self.memory[number]  # an array of its own, which lives as long as any tensor of it
         weakref.finalize(place, self.free.append, number).atexit = False
         return number, torch.from_numpy(place)
@@ -101,7 +119,7 @@ class _Places:
 class _Filled(Dataset):
     """What a reading process does; items leave it without their images."""
 
-    def __init__(self, rows: Rows, shape: RoomShape, memory: np.ndarray):
+    def __init__(self, rows: PlacedRows, shape: RoomShape, memory: np.ndarray):
         self.rows, self.shape, self.memory = rows, shape, memory
         self.known: set[int] = set()
 

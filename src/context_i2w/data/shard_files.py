@@ -43,9 +43,9 @@ class QuickHeader(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "QuickHeader":
-        """Of a file that can be searched: a plain member, pax's times before it or not."""
+        """Of an unpacked file: a plain member, pax's times before it or not."""
         file = archive.fileobj
-        if not (isinstance(file, io.BufferedIOBase) and file.seekable()):
+        if archive.pax_headers or not isinstance(file, io.BufferedReader):  # in a zipped file the way back is long
             return super().fromtarfile(archive)
         start = file.tell()
         block = file.read(tarfile.BLOCKSIZE)

@@ -110,10 +110,14 @@ class ShardRows:
             lanes = range(rows.start // per_lane, (rows.stop - 1) // per_lane + 1)
             wanted = {lane: [row in rows for row in _rows_of(lane, per_lane)] for lane in lanes}
             self.streams = [self._slots(epoch, batch, *one) for one in wanted.items()]
-        self.next = (epoch, batch + 1, own)
+        self.next = None
         slots = itertools.chain.from_iterable(itertools.islice(stream, per_lane) for stream in self.streams)
         samples = (slot for slot in slots if slot is not None)
-        return make_batch(functools.partial(self._encoded, epoch), samples, self.prepare, self.tokenizer, place)
+        made = make_batch(functools.partial(self._encoded, epoch), samples, self.prepare, self.tokenizer, place)
+        self.next = (epoch, batch + 1, own)
+        if batch + 1 == self.plan.batches:
+            self.streams = []
+        return made
 
     def _slots(self, epoch: int, start: int, lane: int, wanted: list[bool]) -> Iterator[Sample | BrokenPair | None]:
         """The lane's samples in the order of the epoch from batch `start` on; None in rows that are not `wanted`."""

@@ -104,7 +104,7 @@ class Packed(os.PathLike):
 
 def content_of(path: str | os.PathLike) -> bytes | None:
     """The bytes of a file or of a packed picture; None for what can't be read, of which `open_image` says why."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, MemoryError):
         if isinstance(path, Packed):
             return path.read_bytes()
         if os.path.isfile(path):
