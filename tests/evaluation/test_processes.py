@@ -120,6 +120,7 @@ def test_the_command_says_and_writes_once_what_one_process_does(arguments, tmp_p
     assert one == two
 
 
+@pytest.mark.slow  # torchrun and each of its processes import all there is
 def test_an_error_of_torchruns_processes_is_said_once(arguments, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(ROOT / "src" / "eval_retrieval.py"), *arguments, "--eval-mode", "nothing.py:Absent"]
