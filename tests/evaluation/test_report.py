@@ -79,7 +79,7 @@ def test_submission_files(result, tmp_path):
 def test_table_shows_protocol_every_number_and_ceiling(result):
     lines = table(result).splitlines()
     assert lines[0] == "imgnet: prompt a cartoon of [*]"
-    assert any(line.split()[:4] == ["R@1", "R@5", "R@10", "P@0"] for line in lines)
+    assert any(line.split()[:5] == ["percent", "R@1", "R@5", "R@10", "P@0"] for line in lines)
     assert any(line.startswith("cartoon composed") and "10.00" in line for line in lines)
     assert sum("(ceiling)" in line for line in lines) == 1
     assert any("41.40" in line for line in lines)

@@ -131,7 +131,7 @@ def _block(
     result: Result, ceilings: Mapping[str, Mapping[str, float]], names: list[str], bounds: Intervals
 ) -> list[str]:
     """Some of the metrics, one line per group and row."""
-    body = [["", *names]]
+    body = [["percent", *names]]
     for group, rows in result.metrics.items():
         shown: dict[str, Mapping[str, float]] = dict(rows)
         if any(name in ceilings.get(group, {}) for name in names):
