@@ -22,6 +22,13 @@ from context_i2w.training.optimiser import learning_rate, make_optimizer, set_le
 from context_i2w.training.options import OptimOptions, TrainOptions
 from context_i2w.training.saved_state import unlike
 
+# What a run must keep when it is resumed: how it is said, and what to do.
+OF_A_RUN = {
+    "order": ("in the order of", "give the same data and --shuffle"),
+    "global_batch": ("with a global batch of", "give the same --batch-size times processes"),
+    "total_steps": ("for so many steps in all, to which its learning rates are fitted:", "give the same --epochs"),
+    "seed": ("with seed", "give the same --seed"),
+}
 FEW_PAIRS = 1000  # the share of broken ones is judged from so many on, or at the end of an epoch
 
 
@@ -192,12 +199,10 @@ class Trainer:
         own = self.saved()
         if fault := unlike(saved, own, self.optimizer, self.epochs):
             raise UserError(f"the checkpoint to resume is damaged ({fault}); resume from another one")
-        for name in ("order", "global_batch", "total_steps", "seed"):
+        for name, (said, remedy) in OF_A_RUN.items():
             if saved[name] != own[name]:
-                raise UserError(
-                    f"the checkpoint to resume was trained with {name} {saved[name]}, now it is {own[name]}; "
-                    "give the same data, --epochs, --seed, and --batch-size times processes"
-                )
+                was = f"the checkpoint to resume was trained {said} {saved[name]}, now it is {own[name]}"
+                raise UserError(f"{was}; {remedy}, or start anew without --resume")
         self.optimizer.load_state_dict(saved["optimizer"])
         self.objective.load_state_dict(saved.get("objective", {}))  # older checkpoints: one without parameters
         if saved["scaler"]:
