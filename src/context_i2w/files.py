@@ -1,5 +1,7 @@
 """What touches the disk: whole files or none, locks, states, checksums, JSON of a declared shape."""
 
+from __future__ import annotations
+
 import contextlib
 import glob
 import json
@@ -13,11 +15,12 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Union, get_args, get_origin
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
 from context_i2w.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 try:
     import fcntl
@@ -230,6 +233,8 @@ def checksum(data: Any) -> int:
 
 def checksums(rows: np.ndarray) -> np.ndarray:
     """The checksum [n] of each row of bytes [n, width]."""
+    import numpy as np  # takes a tenth of a second, which --help would wait for
+
     if rows.shape[1] < 1 << 15:  # a thread would cost more
         return np.array([zlib.crc32(row) for row in rows], np.uint32)
     with ThreadPoolExecutor(_THREADS) as pool:
