@@ -1,6 +1,6 @@
 """Parts of images as torchvision's RandomResizedCrop takes them, to the number, drawn for many images at once.
 
-Between the decoding of two images these calls would take ten times as long: the processor has forgotten them by then.
+Between the decoding of two images these calls would take far longer: the processor has forgotten them by then.
 """
 
 import math

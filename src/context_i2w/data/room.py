@@ -1,7 +1,7 @@
 """Memory for whole batches of images: reading processes write them there, and the training process finds them.
 
-Sent as tensors they would come in memory that is new to both sides, which the system is slow to give: a quarter of the
-time that an image takes in all. It also needs hardly any of /dev/shm, of which containers have little.
+Sent as tensors they would come in memory that is new to both sides, which the system is slow to give. It also needs
+hardly any of /dev/shm, of which containers have little.
 """
 
 import collections

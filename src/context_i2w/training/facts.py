@@ -43,7 +43,7 @@ def announce(facts: dict[str, Any], settings: RunSettings, folder: Path) -> None
         f"training {model.mapper} ({facts['learned_parameters']:,} parameters) with the {model.objective} objective "
         f"and the {facts['text']} text",
         f"  data    {facts['data']}",
-        f"  batch   {batch} in all: {batch // facts['processes']} in each of {facts['processes']}",
+        f"  batch   {batch} in all, {batch // facts['processes']} for each process",
         f"  steps   {facts['steps']:,} in {facts['epochs']} epochs, {facts['precision']} on {facts['device']}",
         f"  CLIP    {' '.join(dict.fromkeys(filter(None, named)))}, weights {clip['sha256'][:12]}",
         f"  folder  {folder}",
