@@ -204,7 +204,7 @@ def test_other_data_batches_or_epochs_than_the_resumed_run_are_refused(settings,
     resume = with_values(settings, resume=str(run))
     for change, name in (
         ({"train_data": str(folder / "pairs.tsv")}, "give the same data"),
-        ({"shuffle": 7}, "shuffled by 6, now it is .* shuffled by 7; give the same data and --shuffle"),
+        ({"shuffle": 7}, "shuffled by 6, now it is .* shuffled by 7; give the same data, --shuffle"),
         ({"batch_size": 4}, "a global batch of 8, now it is 4; give the same --batch-size"),
         ({"epochs": 4}, "steps in all.* 12, now it is 16; give the same --epochs, or start anew"),
         ({"seed": 9}, "with seed 0, now it is 9; give the same --seed"),

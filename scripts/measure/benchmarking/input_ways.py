@@ -16,7 +16,7 @@ from context_i2w.data.augmentation import TrainPreparation
 from context_i2w.data.batches import ListSource, PairSource
 from context_i2w.data.packed_strings import Strings
 from context_i2w.data.pairs import ImagePairs, PairList
-from context_i2w.data.reading import batched, read
+from context_i2w.data.reading import ReadingProcesses, batched
 from context_i2w.data.shards import ShardSource
 from context_i2w.distributed import Process
 from context_i2w.model.fast_images import FastPreparation
@@ -52,9 +52,9 @@ def make_ways(pairs: PairList, shards: Path, args) -> dict[str, Callable[[int], 
         return lambda epoch: sum(batch.size for batch in source.epoch(epoch))
 
     sharded = ShardSource(str(shards), "masked_title", TrainPreparation(fast, True), tokenizer, *common)
-    batches = batched(range(len(pairs)), args.batch_size)
+    plain = ReadingProcesses(PlainDecoding(pairs.images), args.workers, batched(range(len(pairs)), args.batch_size))
     return {
-        "plain": lambda _: sum(read(PlainDecoding(pairs.images), args.workers, sampler=batches)),
+        "plain": lambda _: sum(plain),
         "list": counted(listed(fast)),
         "shards": counted(sharded),
         "list_exact": counted(listed(exact)),

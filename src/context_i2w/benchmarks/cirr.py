@@ -109,8 +109,9 @@ def _group(
     neighbour = Path(sources[0].path)  # a reference outside of the gallery lies beside the gallery's images
 
     def reference(name: str) -> ImageSource:
-        beside = neighbour.parent / (name + neighbour.suffix)
-        return gallery[name] if name in gallery else ImageSource(os.fspath(beside))
+        if name in gallery:
+            return gallery[name]
+        return ImageSource(os.fspath(neighbour.parent / (name + neighbour.suffix)))
 
     def score(ranking: Ranking) -> dict[str, float]:
         wanted = torch.tensor(targets)

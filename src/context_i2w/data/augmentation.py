@@ -86,6 +86,6 @@ class TrainPreparation:
     def _chances(self, drawn: Sequence[str], scale: tuple[float, float]) -> list[Chances]:
         return chances([random.Random(words).getrandbits(62) for words in drawn], scale)
 
-    def _crop(self, image: Picture, drawn: Chances) -> Picture:
+    def _crop(self, image: Picture, own: Chances) -> Picture:
         height, width = image.size[::-1] if isinstance(image, Image.Image) else image.shape[1:]
-        return self.preparation.resized_part(image, crop_box(height, width, drawn))
+        return self.preparation.resized_part(image, crop_box(height, width, own))

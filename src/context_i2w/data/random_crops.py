@@ -48,13 +48,13 @@ def chances(seeds: Sequence[int], scale: tuple[float, float]) -> list[Chances]:
     return list(map(Chances, tries[..., 0].tolist(), tries[..., 1].exp().tolist(), words.tolist()))
 
 
-def crop_box(height: int, width: int, chances: Chances) -> tuple[int, int, int, int]:
+def crop_box(height: int, width: int, own: Chances) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random part: its share of the area, sides from 3 : 4 to 4 : 3."""
-    for number, (share, aspect) in enumerate(zip(chances.shares, chances.aspects)):
+    for number, (share, aspect) in enumerate(zip(own.shares, own.aspects)):
         area = height * width * share
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            top, left = chances.words[2 * number + 2 : 2 * number + 4]
+            top, left = own.words[2 * number + 2 : 2 * number + 4]
             return top % (height - h + 1), left % (width - w + 1), h, w
     w, h = width, height  # the largest part in the middle whose sides fit
     if width / height < RATIO[0]:

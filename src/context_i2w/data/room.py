@@ -38,12 +38,12 @@ class RoomShape(NamedTuple):
     batch_size: int
     image_size: int
 
-    def place(self, rows: int) -> tuple[int, ...]:
+    def of(self, rows: int) -> tuple[int, ...]:
         """The shape of memory for so many of a batch's rows."""
         return len(self.fields), rows, self.image_size, self.image_size, 3
 
     def new_place(self, rows: int) -> np.ndarray:
-        return np.empty(self.place(rows), np.uint8)
+        return np.empty(self.of(rows), np.uint8)
 
 
 class Room:
@@ -78,7 +78,7 @@ class _Places:
 
     def __init__(self, shape: RoomShape, count: int, sampler: Iterable, parts: int):
         self.shape, self.sampler, self.parts = shape, sampler, parts
-        one = shape.place(shape.batch_size)
+        one = shape.of(shape.batch_size)
         size = math.prod(one)
         try:
             memory = mmap.mmap(-1, max(count, 1) * size)

@@ -18,8 +18,8 @@ class ModelChoice(Options):
 
     resume: tuple[str, ...] = option(
         (), "checkpoint of ours or of the published code, a run's or a shared folder, or a hub id; several for a row "
-        "each. Left out: with --model or --pretrained CLIP without a mapper, else the newest run under logs/, else the "
-        "shipped toy checkpoint",
+        "each. Left out: with --model or --pretrained CLIP without a mapper, else the newest run under logs/, else "
+        "what is shipped for the toy world",
         metavar="CKPT",
     )  # fmt: skip
     openai_pretrained: bool = option(False, "CLIP weights of OpenAI, if CKPT names none")

@@ -62,8 +62,9 @@ class _Running:
         paths = [] if model.is_clip_alone else process.by_first(lambda: choose_checkpoints(model.resume))
         self.models = load_models(paths, model.model, model.weights, process.device, model.trust_code)
         self.data_root = process.by_first(lambda: choose_data_root(self.settings.data_root, self.models.clip))
-        toy = " (the toy world: drawn pictures in the benchmarks' formats)" if is_toy_world(self.data_root) else ""
-        process.by_first(lambda: print(f"data: {self.data_root}{toy}"))
+        if process.is_first:
+            toy = " (the toy world: drawn pictures in the benchmarks' formats)" if is_toy_world(self.data_root) else ""
+            print(f"data: {self.data_root}{toy}")
         cache = self.settings.embedding_cache
         self.encoding = EncodingOptions(
             machine.batch_size, machine.workers, self.settings.precision, Path(cache) if cache else None, process

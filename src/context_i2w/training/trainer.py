@@ -24,7 +24,7 @@ from context_i2w.training.saved_state import unlike
 
 # What a run must keep when it is resumed: how it is said, and what to do.
 OF_A_RUN = {
-    "order": ("in the order of", "give the same data and --shuffle"),
+    "order": ("in the order of", "give the same data, --shuffle and --batches"),
     "global_batch": ("with a global batch of", "give the same --batch-size times processes"),
     "total_steps": ("for so many steps in all, to which its learning rates are fitted:", "give the same --epochs"),
     "seed": ("with seed", "give the same --seed"),
