@@ -15,6 +15,8 @@ from context_i2w.errors import exit_on_user_error
 
 @dataclass(frozen=True)
 class ParityOptions(Options):
+    device: str = option("cpu", "cpu or cuda")
+    output: Path | None = option(None, "every number", metavar="FILE.json")
     write: Path | None = option(None, "put the table between the file's two table marks", metavar="FILE")
 
 
@@ -23,15 +25,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parse(ParityOptions, argv, prog="python scripts/parity.py", description=__doc__)
     import torch  # --help does without
 
-    from context_i2w.evaluation.report import markdown_table
+    from context_i2w.distributed import device_named
+    from context_i2w.evaluation.report import markdown_table, write_json
     from measure.golden_items import measure
 
     torch.set_num_threads(1)
+    device = device_named(asked.device)
+    items = list(measure(device))
     rows = [["item", "largest difference", "unit", "bound in the tests"]]
-    for name, difference, unit, bound in measure():
+    for name, difference, unit, bound in items:
         rows.append([name, f"{difference:.1e}" if difference else "0", unit, f"{bound:g}"])
     table = markdown_table(rows)
     print(table)
+    if asked.output:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        write_json({"device": name, "torch": torch.__version__, "items": [i._asdict() for i in items]}, asked.output)
     if asked.write:
         page = asked.write.read_text(encoding="utf-8")
         page = re.sub(r"(?s)(<!-- table -->\n).*(<!-- /table -->)", rf"\1{table}\n\2", page)

@@ -24,6 +24,7 @@ from context_i2w.model.mappers import ContextI2W
 from context_i2w.toy_world import Sizes, make_toy_world
 
 GOLDEN = Path(__file__).parent / "golden"
+GPU = torch.cuda.is_available()
 
 torch.set_num_threads(1)
 # A process started from one that has imported everything begins at once; from nothing it takes ten seconds.
@@ -42,6 +43,14 @@ def metadata(name: str) -> dict:
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """Largest absolute error over the largest absolute value."""
     return float(((found - wanted).abs().max() / wanted.abs().max()).detach())
+
+
+@pytest.fixture(
+    scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not GPU, reason="needs a GPU"))]
+)
+def device(request) -> torch.device:
+    """Every device of this machine in turn."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +73,12 @@ def golden_mapper_state(golden_mapper_tensors):
     """The mapper's tensors under their published names."""
     named = golden_mapper_tensors.items()
     return {name.removeprefix("param."): tensor.float() for name, tensor in named if name.startswith("param.")}
+
+
+@pytest.fixture(scope="session")
+def clip_there(golden_clip_state, device):
+    """The golden CLIP on each device in turn."""
+    return clip_from_openai_state(golden_clip_state, "golden").to(device)
 
 
 @pytest.fixture

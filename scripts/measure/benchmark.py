@@ -22,7 +22,6 @@ from context_i2w.command_line import option, parse
 from context_i2w.errors import exit_on_user_error
 
 STEPS = {"step-b32": ("ViT-B-32", 32), "step-l14": ("ViT-L-14", 16)}  # model, batch on the CPU
-EVALUATED = "ViT-B-32"
 SCALES = {"cirr": 150, "fashioniq": 120, "imagenet": 1000}
 
 SECTIONS = (*STEPS, "evaluation", "ranking", "loading", "indexing")
@@ -37,6 +36,9 @@ class BenchmarkOptions(MeasureOptions):
     gallery: tuple[int, ...] = option((10_000, 100_000, 1_000_000), "of a ranking", at_least=1)
     queries: int = option(256, "of a ranking", at_least=1)
     images: int = option(512, "of data loading and of indexing", at_least=1)
+    model: str = option("ViT-B-32", "of evaluation and indexing")
+    scale: int | None = option(None, "of a real benchmark's size the evaluation has 1 : SCALE", at_least=1)
+    workers: int = option(0, "of evaluation", at_least=0)
     product: int = option(4096, "size of the matrix product", at_least=1)
 
 
@@ -73,10 +75,11 @@ def evaluations(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[
     from benchmarking.evaluation import SIZES, measure_evaluation
     from context_i2w.model.clip_weights import load_clip
 
-    clip = load_clip(EVALUATED, None, device)
+    clip = load_clip(asked.model, None, device)
     for name in SIZES:
-        measured = measure_evaluation(clip, name, SCALES[name], 32, asked.repeats, asked.product)
-        yield {"benchmark": name, "model": EVALUATED} | measured
+        scale = asked.scale or SCALES[name]
+        measured = measure_evaluation(clip, name, scale, 32, asked.repeats, asked.product, asked.workers)
+        yield {"benchmark": name, "model": asked.model} | measured
 
 
 def rankings(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[dict[str, Any]]:
@@ -98,7 +101,7 @@ def indexing(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[dic
     from context_i2w.model.clip_weights import load_clip
 
     for workers in (0, 2):
-        yield measure_indexing(load_clip(EVALUATED, None, device), asked.images, workers, asked.repeats)
+        yield measure_indexing(load_clip(asked.model, None, device), asked.images, workers, asked.repeats)
 
 
 WAYS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.checkpoints.published import ours_from_published, parse_published, published_name
 from context_i2w.data.batch import Batch
+from context_i2w.distributed import Process
 from context_i2w.evaluation.evaluate import evaluate, query_features, rank
 from context_i2w.evaluation.features import EncodingOptions, encode
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
@@ -24,6 +25,7 @@ from context_i2w.model.prompts import Tokenizer, mark_placeholders
 from context_i2w.training.optimiser import OptimOptions
 from context_i2w.training.trainer import Trainer, TrainOptions
 
+CPU = torch.device("cpu")
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 ROWS = {"composed": "composed", "image": "image", "text": "text", "image+text": "mixture"}  # theirs by ours
 MODES = {"cirr": "cirr", "fashion": "fashion_{}", "coco": "coco", "imgnet": "imgnet"}
@@ -38,31 +40,31 @@ class Item(NamedTuple):
     bound: float
 
 
-def measure() -> Iterator[Item]:
+def measure(device: torch.device = CPU) -> Iterator[Item]:
     """Every item, with golden models that are fresh for each part."""
     yield from _tokeniser()
-    yield from _mapper()
-    yield from _step()
-    yield from _updates()
+    yield from _mapper(device)
+    yield from _step(device)
+    yield from _updates(device)
     with tempfile.TemporaryDirectory() as data:
         shutil.unpack_archive(GOLDEN / "benchmarks.zip", data)
         for mode in MODES:
-            yield from _benchmark(mode, Path(data))
+            yield from _benchmark(mode, Path(data), device)
 
 
-def golden_models() -> tuple[FrozenCLIP, ContextI2W]:
+def golden_models(device: torch.device = CPU) -> tuple[FrozenCLIP, ContextI2W]:
     clip_state = {name: t.float() for name, t in load_file(GOLDEN / "clip_small_weights.safetensors").items()}
     tensors = load_file(GOLDEN / "mapper_small.safetensors")
     state = {name[6:]: t.float() for name, t in tensors.items() if name.startswith("param.")}
     clip = clip_from_openai_state(clip_state, "golden")
     mapper = ContextI2W(clip.sizes, parse_published({"state_dict_img2text": state}, "golden").options)
     load_state(mapper, ours_from_published(state, list(mapper.state_dict())), "golden")
-    return clip, mapper.eval()
+    return clip.to(device), mapper.to(device).eval()
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """Largest absolute error over the largest absolute value."""
-    return float((found.detach() - wanted).abs().max() / wanted.abs().max())
+    return float((found.detach().cpu() - wanted).abs().max() / wanted.abs().max())
 
 
 def _tokeniser() -> Iterator[Item]:
@@ -72,13 +74,13 @@ def _tokeniser() -> Iterator[Item]:
     yield Item(f"tokeniser, {len(texts)} texts", differ, "texts", 0)
 
 
-def _mapper() -> Iterator[Item]:
-    _, mapper = golden_models()
+def _mapper(device: torch.device) -> Iterator[Item]:
+    _, mapper = golden_models(device)
     golden = load_file(GOLDEN / "mapper_small.safetensors")
-    condition, tokens = golden["input.c"].requires_grad_(), golden["input.x"].requires_grad_()
+    condition, tokens = (golden[name].to(device).requires_grad_() for name in ("input.c", "input.x"))
     word = mapper(condition, ImageFeatures(torch.zeros(5, 64), tokens))
     yield Item("mapper, pseudo-word token", relative(word, golden["output"]), "relative", 5e-6)
-    (word * golden["probe"]).sum().backward()
+    (word * golden["probe"].to(device)).sum().backward()
     inputs = [(condition.grad, golden["grad_input.c"]), (tokens.grad, golden["grad_input.x"])]
     yield Item("mapper, gradient of its inputs", max(relative(*pair) for pair in inputs), "relative", 1e-5)
     grads = {f"grad.{published_name(name)}": p.grad for name, p in mapper.named_parameters()}
@@ -97,16 +99,17 @@ def _golden_batch() -> tuple[dict[str, torch.Tensor], Batch, list[str]]:
 
 def _trainer(clip: FrozenCLIP, mapper: ContextI2W, batch: Batch, *options: TrainOptions | OptimOptions) -> Trainer:
     """Of a source of 100 batches, none of which is read."""
-    return Trainer(clip, mapper, SimpleNamespace(batches=100, batch_size=batch.size), *options)
+    source = SimpleNamespace(batches=100, batch_size=batch.size)
+    return Trainer(clip, mapper, source, *options, Process(device=clip.device))
 
 
 def absolute(found: torch.Tensor, wanted: torch.Tensor) -> float:
     """Largest absolute error."""
-    return float((found.detach() - wanted).abs().max())
+    return float((found.detach().cpu() - wanted).abs().max())
 
 
-def _step() -> Iterator[Item]:
-    clip, mapper = golden_models()
+def _step(device: torch.device) -> Iterator[Item]:
+    clip, mapper = golden_models(device)
     golden, batch, order = _golden_batch()
     image, condition = clip.encode_image(batch.images), clip.encode_text(batch.condition_ids)
     word = mapper(condition, image)
@@ -128,8 +131,8 @@ def _step() -> Iterator[Item]:
     yield Item("training step, gradient norms", largest, "relative", 1e-4)
 
 
-def _updates() -> Iterator[Item]:
-    clip, mapper = golden_models()
+def _updates(device: torch.device) -> Iterator[Item]:
+    clip, mapper = golden_models(device)
     golden, batch, _ = _golden_batch()
     trainer = _trainer(clip, mapper, batch, TrainOptions(epochs=1), OptimOptions(lr=1e-4, weight_decay=0.1, warmup=10))
     losses = torch.tensor([float(trainer.step(batch)) for _ in range(12)], dtype=torch.float64)
@@ -140,8 +143,8 @@ def _updates() -> Iterator[Item]:
     yield Item("12 updates, weights", max(differences), "absolute", 1e-5)
 
 
-def _benchmark(mode: str, data: Path) -> Iterator[Item]:
-    clip, mapper = golden_models()
+def _benchmark(mode: str, data: Path, device: torch.device) -> Iterator[Item]:
+    clip, mapper = golden_models(device)
     benchmark = BENCHMARKS[mode].load(data, None)
     options = EncodingOptions(workers=0)
     encoded = encode(benchmark, clip, {"composed": mapper}, options)

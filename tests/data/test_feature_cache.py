@@ -76,13 +76,14 @@ def test_each_row_is_verified_once_an_opening(golden_clip, pairs, tmp_path):
     assert torch.equal(first.features.tokens, second.features.tokens)
 
 
-def test_threads_read_what_one_process_reads(golden_clip, pairs, tmp_path):
+def test_threads_read_what_one_process_reads(golden_clip, pairs, tmp_path, device):
     """In the order of the epoch, from its middle on too; a fault in a thread is the reader's, which may stop early."""
     cache = open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions(precision="int8"))
 
     def tokens(workers: int, start: int = 0) -> list[torch.Tensor]:
-        source = ListSource(cache, 5, 1, 0, Process(), workers)
-        return [see(golden_clip, batch).tokens for batch in source.epoch(3, start)]
+        batches = list(ListSource(cache, 5, 1, 0, Process(device=device), workers).epoch(3, start))
+        assert all(batch.features.tokens.is_pinned() == (device.type == "cuda") for batch in batches)
+        return [see(golden_clip, batch).tokens for batch in batches]
 
     alone = tokens(0)
     for found, wanted in ((tokens(2), alone), (tokens(3, 2), alone[2:])):
@@ -104,19 +105,19 @@ def test_embeddings_alone(golden_clip, pairs, tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp16", 1e-4), ("int8", 5e-2)])
-def test_training_is_the_same_within_the_bound(golden_clip, pairs, tmp_path, precision, bound):
+def test_training_is_the_same_within_the_bound(clip_there, pairs, tmp_path, precision, bound):
+    process = Process(device=clip_there.device)
+
     def losses(rows) -> torch.Tensor:
         torch.manual_seed(0)
-        mapper = ContextI2W(golden_clip.sizes)
-        options = TrainOptions(epochs=3, batch_size=5)
-        trainer = Trainer(
-            golden_clip, mapper, ListSource(rows, 5, 5, 0, Process()), options, OptimOptions(lr=1e-3, warmup=1)
-        )
+        mapper = ContextI2W(clip_there.sizes).to(process.device)
+        options, optim = TrainOptions(epochs=3, batch_size=5), OptimOptions(lr=1e-3, warmup=1)
+        trainer = Trainer(clip_there, mapper, ListSource(rows, 5, 5, 0, process), options, optim, process)
         seen = []
         trainer.run(lambda loss: seen.append(float(loss)), lambda: None)
         return torch.tensor(seen)
 
-    cache = open_cache(tmp_path / "cache", pairs, golden_clip, CacheOptions(precision=precision))
+    cache = open_cache(tmp_path / "cache", pairs, clip_there, CacheOptions(precision=precision))
     assert relative(losses(cache), losses(pairs)) < bound
 
 

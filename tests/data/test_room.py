@@ -21,6 +21,7 @@ from context_i2w.model.prompts import Tokenizer
 PREPARATION = Preparation(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 KINDS = ["list", "shards"]
 VIEW = ViewOptions(crop=0.3)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +34,13 @@ def made(tmp_path_factory):
     return read_pair_list(path), write_shards(folder, [30, 40])
 
 
-def source(made, kind, workers, view=None):
-    pairs, shards = made
+def source(made, kind, workers, view=None, device=CPU):
+    (pairs, shards), process = made, Process(device=device)
     if kind == "list":
         rows = ImagePairs(pairs, PREPARATION, True, 0, 77, view)
-        return ListSource(rows, len(pairs), 7, 0, Process(), workers)
+        return ListSource(rows, len(pairs), 7, 0, process, workers)
     prepare = TrainPreparation(PREPARATION, True, view)
-    return ShardSource(
-        shards, "masked_title", prepare, Tokenizer(77), 7, 0, Process(), workers, ShardOptions(shuffle=16)
-    )
+    return ShardSource(shards, "masked_title", prepare, Tokenizer(77), 7, 0, process, workers, ShardOptions(shuffle=16))
 
 
 def same(a, b):
@@ -52,15 +51,16 @@ def same(a, b):
 @pytest.mark.parametrize("view", [None, VIEW])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_those_of_one_process_and_are_kept_while_somebody_holds_them(made, kind, workers, view):
+def test_batches_are_those_of_one_process_and_are_kept_while_somebody_holds_them(made, kind, workers, view, device):
     wanted = {epoch: list(source(made, kind, 0, view).epoch(epoch)) for epoch in (0, 1)}
-    read = source(made, kind, workers, view)
+    read = source(made, kind, workers, view, device)
     kept = next(read.epoch(1, start=3))  # and the pass is left
     for epoch in (1, 0):
         for batch, other in zip(read.epoch(epoch), wanted[epoch], strict=True):
             assert same(batch, other)
     held = list(read.epoch(0))  # more than there are places
     assert len(held) == 10
+    assert all(batch.images.is_pinned() == (device.type == "cuda") for batch in held)
     assert all(map(same, held, wanted[0]))
     assert all(map(same, read.epoch(1), wanted[1]))
     assert all(map(same, held, wanted[0]))

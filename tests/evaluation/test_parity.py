@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "parity.md").read_text()
 
 
-def test_every_item_is_within_its_bound_and_in_the_document():
-    items = list(golden_items.measure())
+def test_every_item_is_within_its_bound_and_in_the_document(device):
+    items = list(golden_items.measure(device))
     assert len(items) >= 25
     for item in items:
         assert item.difference <= item.bound, item.name

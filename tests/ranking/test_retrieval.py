@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from context_i2w.ranking import similarity
 from context_i2w.ranking.exact import REMOVED, Ranking, top_indices
 
 
@@ -61,7 +62,7 @@ def test_top_indices_equal_a_full_sort(rows, data):
     seed=st.integers(0, 2**31 - 1),
 )
 def test_rankings_equal_a_full_sort_in_float64(
-    queries, gallery, width, spread, memory, removal, restricted, product, seed
+    device, queries, gallery, width, spread, memory, removal, restricted, product, seed
 ):
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
@@ -81,6 +82,8 @@ def test_rankings_equal_a_full_sort_in_float64(
         second = asked, unit[queries:]
         factors = [(x.double() @ unit[queries:].double().T).clamp(min=0) for x in (unit[:queries], asked)]
         rows = (factors[0] * factors[1]).float()
+        second = tuple(features.to(device) for features in second)
+    unit = unit.to(device)
     ranking = Ranking(unit[:queries], unit[queries:], excluded, candidates, memory, second)
     if restricted:
         removed = torch.ones_like(rows, dtype=torch.bool)
@@ -112,14 +115,25 @@ def test_products_of_opposite_vectors_tie_at_nothing():
     assert ranking.reversed().top(1).tolist() == [[0]] * 4
 
 
-def test_identical_images_tie_wherever_they_stand():
+def test_identical_images_tie_wherever_they_stand(device):
     generator = torch.Generator().manual_seed(0)
     unit = torch.nn.functional.normalize(torch.randn(97, 129, generator=generator), dim=1)
     gallery = torch.cat([unit[3:4], unit, unit[3:4]])
     rows = similarities(unit, gallery, memory=4096)
     assert torch.equal(rows[:, 0], rows[:, 4])
     assert torch.equal(rows[:, 0], rows[:, -1])
-    assert Ranking(unit[3:4], gallery).top(3).tolist() == [[0, 4, 98]]
+    assert Ranking(unit[3:4].to(device), gallery.to(device)).top(3).tolist() == [[0, 4, 98]]
+
+
+def test_exact_similarities_do_not_depend_on_how_many_are_asked_for(device):
+    generator = torch.Generator().manual_seed(0)
+    unit = torch.nn.functional.normalize(torch.randn(9000, 96, generator=generator), dim=1).to(device)
+    everything = torch.arange(len(unit), device=device)
+    asked = torch.zeros_like(everything)
+    whole = similarity.exact(unit[:1], asked, unit, everything)
+    assert torch.equal(whole.cpu(), (unit.cpu().double() @ unit[0].cpu().double()).float())
+    for part in everything.split([1, 7, 992, 8000]):
+        assert torch.equal(similarity.exact(unit[:1], asked[: len(part)], unit, part), whole[part])
 
 
 def test_ties_do_not_favour_the_target():

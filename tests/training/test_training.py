@@ -72,9 +72,10 @@ def test_twelve_updates_equal_the_published_ones(golden_clip, golden_mapper, gol
 
 
 @pytest.mark.parametrize("precision", ["amp", "bf16"])
-def test_every_precision_trains_on_the_same_loss(golden_clip, golden_mapper, golden_batch, golden_step, precision):
-    options = TrainOptions(precision=precision)
-    trainer = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), options, OptimOptions())
+def test_every_precision_trains_on_the_same_loss(clip_there, golden_mapper, golden_batch, golden_step, precision):
+    options, process = TrainOptions(precision=precision), Process(device=clip_there.device)
+    mapper = golden_mapper.to(process.device)
+    trainer = Trainer(clip_there, mapper, FixedSource([golden_batch]), options, OptimOptions(), process)
     assert float(trainer.step(golden_batch)) == pytest.approx(float(golden_step["loss"]), abs=0.05)
     assert all(p.dtype == torch.float32 for p in golden_mapper.parameters())
 
@@ -113,15 +114,16 @@ OPTIM = OptimOptions(lr=1e-3, warmup=2)
 
 def small_trainer(clip, batches, process=None, dropout=0.1, **options) -> Trainer:
     torch.manual_seed(0)
-    mapper = ContextI2W(clip.sizes, dataclasses.replace(SMALL, dropout=dropout))
+    mapper = ContextI2W(clip.sizes, dataclasses.replace(SMALL, dropout=dropout)).to(clip.device)
+    process = process or Process(device=clip.device)
     return Trainer(clip, mapper, FixedSource(batches), TrainOptions(epochs=2, **options), OPTIM, process)
 
 
 @pytest.mark.parametrize("text", ["published", "caption", "mixed"])
-def test_parts_give_the_whole_batch_gradient(golden_clip, text):
-    batches = made_up_batches(golden_clip, 2, 6)
-    whole = small_trainer(golden_clip, batches, dropout=0.0, training_text=text)
-    parts = small_trainer(golden_clip, batches, dropout=0.0, training_text=text, accumulate=3)
+def test_parts_give_the_whole_batch_gradient(clip_there, text):
+    batches = made_up_batches(clip_there, 2, 6)
+    whole = small_trainer(clip_there, batches, dropout=0.0, training_text=text)
+    parts = small_trainer(clip_there, batches, dropout=0.0, training_text=text, accumulate=3)
     for trainer in (whole, parts):
         trainer.mapper.train()
         trainer.losses = [float(trainer.step(batch)) for batch in batches]
@@ -130,24 +132,24 @@ def test_parts_give_the_whole_batch_gradient(golden_clip, text):
         assert relative(b.grad, a.grad) < 1e-4, name
 
 
-def test_parts_with_dropout_are_composed_alike_in_both_passes(golden_clip):
+def test_parts_with_dropout_are_composed_alike_in_both_passes(clip_there):
     """The loss's gradient belongs to the features of the first pass, so the second must drop the same units."""
-    trainer = small_trainer(golden_clip, made_up_batches(golden_clip, 1, 6), dropout=0.5, accumulate=2)
+    trainer = small_trainer(clip_there, made_up_batches(clip_there, 1, 6), dropout=0.5, accumulate=2)
     trainer.mapper.train()
     batch = trainer.source.all[0]
     assert torch.equal(trainer._compose_part(batch, 1)[1], trainer._compose_part(batch, 1)[1])
     assert not torch.equal(trainer._compose_part(batch, 0)[1], trainer._compose_part(batch, 1)[1])
 
 
-def test_resuming_gives_the_losses_and_weights_of_an_uninterrupted_run(golden_clip):
-    batches = made_up_batches(golden_clip, 3, 4)
-    whole = small_trainer(golden_clip, batches)
+def test_resuming_gives_the_losses_and_weights_of_an_uninterrupted_run(clip_there):
+    batches = made_up_batches(clip_there, 3, 4)
+    whole = small_trainer(clip_there, batches)
     losses = []
     whole.run(lambda loss: losses.append(float(loss)), lambda: None)
-    first = small_trainer(golden_clip, batches)
+    first = small_trainer(clip_there, batches)
     resumed = []
     first.run(lambda loss: resumed.append(float(loss)) or len(resumed) == 4, lambda: None)
-    second = small_trainer(golden_clip, batches)
+    second = small_trainer(clip_there, batches)
     second.mapper.load_state_dict(first.mapper.state_dict())
     second.restore(first.saved())
     second.run(lambda loss: resumed.append(float(loss)), lambda: None)

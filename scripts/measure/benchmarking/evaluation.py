@@ -48,13 +48,13 @@ def made_up(name: str, scale: int, folder: Path) -> Benchmark:
 
 
 def measure_evaluation(
-    clip: FrozenCLIP, name: str, scale: int, batch: int, repeats: int, product: int
+    clip: FrozenCLIP, name: str, scale: int, batch: int, repeats: int, product: int, workers: int = 0
 ) -> dict[str, Any]:
     """Passes, seconds, ratio and the largest difference of a composed feature."""
     torch.manual_seed(0)
     mapper = ContextI2W(clip.sizes).to(clip.device).eval()
     mapper.gate.data.fill_(0.5)
-    options = EncodingOptions(batch, workers=0)
+    options = EncodingOptions(batch, workers)
     with tempfile.TemporaryDirectory() as folder:
         benchmark = made_up(name, scale, Path(folder))
         plain = PlainEvaluation(clip, mapper, batch, encode_targets=name == "fashioniq")

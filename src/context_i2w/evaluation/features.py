@@ -7,7 +7,6 @@ image, it costs one pass; what no row asked for is not encoded. Several processe
 therefore the same to the bit, and all hold all features at the end.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -153,17 +152,10 @@ def encode_texts(clip: FrozenCLIP, ids: torch.Tensor, batch_size: int, process: 
     return features
 
 
-@contextlib.contextmanager
-def precision_of(device: torch.device, precision: str) -> Iterator[None]:
-    """fp32 without TF32 convolutions, or autocast."""
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = precision == "amp"
+def precision_of(device: torch.device, precision: str) -> torch.autocast:
+    """Float32, whatever is around it, or autocast."""
     dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-    try:
-        with torch.autocast(device.type, dtype=dtype, enabled=precision == "amp"):
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+    return torch.autocast(device.type, dtype=dtype, enabled=precision == "amp")
 
 
 def _vision_passes(

@@ -4,8 +4,10 @@ Shapes: B batch, N image tokens (class token first), V vision width, E joint emb
 T text width (width of a word embedding), L text positions.
 """
 
+import contextlib
 import functools
 import hashlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import open_clip
@@ -111,7 +113,7 @@ class FrozenCLIP(nn.Module):
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """One pass of the vision tower over prepared images [B, 3, H, W]; bytes (uint8) are normalised here first."""
-        with torch.no_grad():
+        with torch.no_grad(), _whole_float32():
             images = images.to(self.device, non_blocking=True)
             if images.dtype == torch.uint8:
                 images = normalised(images, self.image_mean, self.image_std)
@@ -207,6 +209,17 @@ class FrozenCLIP(nn.Module):
             raise UserError(f"{self.name}: needs CLIP's {VOCABULARY:,} byte pairs; choose a model such as ViT-L-14")
         if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.attn_pool is not None:
             raise UserError(f"{self.name}: needs CLIP's vision transformer; choose a model such as ViT-L-14")
+
+
+@contextlib.contextmanager
+def _whole_float32() -> Iterator[None]:
+    """The patches' convolution in float32 as the products are: cuDNN's would be in TF32."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _common_prefix(ids: Tensor) -> int:

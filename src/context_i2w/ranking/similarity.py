@@ -15,10 +15,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 REMOVED = float("-inf")  # similarity of a gallery image that a query must not find
 EXACT_PAIRS = 512  # at once in float64, so that they stay in the processor's cache
+ON_A_GPU = 4096  # pairs at once, always so many: the order of a GPU's sums depends on how many rows there are
 LOWEST = torch.iinfo(torch.int64).min
 _LENGTHS = WeakTensorKeyDictionary()  # features -> (their version, their greatest length)
 
@@ -108,9 +110,13 @@ def exact(queries: torch.Tensor, row: torch.Tensor, gallery: torch.Tensor, colum
 
 def _sums(queries: torch.Tensor, row: torch.Tensor, gallery: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
     values, wide = torch.empty(len(row), dtype=torch.float64, device=queries.device), queries.double()
-    for start in range(0, len(row), EXACT_PAIRS):
-        part = slice(start, start + EXACT_PAIRS)
-        values[part] = gallery[column[part]].double().mul_(wide[row[part]]).sum(1)
+    step = EXACT_PAIRS if values.device.type == "cpu" else ON_A_GPU
+    for start in range(0, len(row), step):
+        part = slice(start, min(start + step, len(row)))
+        products = gallery[column[part]].double().mul_(wide[row[part]])
+        if values.device.type != "cpu":
+            products = pad(products, (0, 0, 0, step - len(products)))
+        values[part] = products.sum(1)[: part.stop - start]
     return values
 
 

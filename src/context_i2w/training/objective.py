@@ -54,14 +54,13 @@ class Contrastive(Objective):
     """The paper's: the composed text picks out its image among all images of the batch, and the image its text."""
 
     name, title, paper = "contrastive", "contrastive", "https://arxiv.org/abs/2309.16137"
-    prompt: Tensor  # [1, L]
 
     def __init__(self, clip: FrozenCLIP, options: Any = None, training_text: str = "published"):
         super().__init__(clip, options)
         self.training_text = training_text
         self.loss = ContrastiveLoss(clip.logit_scale)
-        prompt = Tokenizer(clip.sizes.context_length)([template(TRAINING_PROMPT)])
-        self.register_buffer("prompt", prompt, persistent=False)
+        # [1, L], no buffer: it stays where captions' ids are, for what is asked of ids does not wait for a GPU there
+        self.prompt = Tokenizer(clip.sizes.context_length)([template(TRAINING_PROMPT)])
 
     def forward(self, clip: FrozenCLIP, mapper: Mapper, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         image = see(clip, batch)
@@ -72,11 +71,10 @@ class Contrastive(Objective):
 
     def prompts(self, masked_ids: Tensor, step: int) -> Tensor:
         """Token ids [1 or B, L] that the word is put into: the prompt, or the masked caption where it has a place."""
-        prompt = self.prompt.to(masked_ids.device)
         if not self.training or self.training_text == "published" or (self.training_text == "mixed" and step % 2 == 0):
-            return prompt
+            return self.prompt
         has_placeholder = (masked_ids == PLACEHOLDER_ID).any(dim=1, keepdim=True)
-        return torch.where(has_placeholder, masked_ids, prompt)
+        return torch.where(has_placeholder, masked_ids, self.prompt)
 
 
 class ContrastiveLoss(nn.Module):
