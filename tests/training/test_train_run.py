@@ -259,12 +259,3 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(settings, 
     with pytest.raises(UserError, match="the loss is nan"):
         train(with_values(settings, save_minutes=0.0))
     assert not list(Path(settings.folder.logs).glob("*/checkpoints/*"))
-
-
-@pytest.mark.slow
-def test_compiled_is_close(settings):
-    once = with_values(settings, epochs=1)
-    plain = train(with_values(once, mapper_option=SMALL | {"dropout": 0.0}))
-    compiled = train(with_values(once, mapper_option=SMALL | {"dropout": 0.0}, name="c", compile=True))
-    for (_, a), (_, b) in zip(logged(plain, "loss"), logged(compiled, "loss"), strict=True):
-        assert b == pytest.approx(a, abs=1e-4)

@@ -15,6 +15,7 @@ from context_i2w.data.batches import PairSource
 from context_i2w.distributed import Process, gather_with_gradient
 from context_i2w.errors import UserError
 from context_i2w.model.clip import FrozenCLIP, ImageFeatures
+from context_i2w.model.compiling import OPTIONS
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template
 from context_i2w.training.objective import Contrastive, Objective
@@ -49,10 +50,12 @@ class TrainState:
 class Composing(nn.Module):
     """Mapper and objective as one module, so that whatever either of them learns is synchronised alike."""
 
-    def __init__(self, clip: FrozenCLIP, mapper: Mapper, objective: Objective, compiled: bool = False):
+    def __init__(self, clip: FrozenCLIP, mapper: Mapper, objective: Objective, compile: bool = False):
         super().__init__()
         self.mapper, self.objective = mapper, objective
-        self.frozen = (clip, torch.compile(mapper) if compiled else mapper)  # in a tuple: no parameters of this module
+        if compile:
+            clip.compile_vision()
+        self.frozen = (clip, torch.compile(mapper, options=OPTIONS) if compile else mapper)  # in a tuple: no parameters of this module
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         return self.objective(*self.frozen, batch, step)
@@ -69,7 +72,7 @@ class Trainer:
         options: TrainOptions,
         optim: OptimOptions,
         process: Process | None = None,
-        compiled: bool = False,
+        compile: bool = False,
         objective: Objective | None = None,
         max_broken: float = 0.1,
     ):
@@ -85,7 +88,7 @@ class Trainer:
         self.optimizer = make_optimizer(mapper, optim, self.objective)
         self.total_steps = options.steps or options.epochs * source.batches
         self.epochs = -(-self.total_steps // source.batches)  # the last of them may end early
-        self.both = Composing(clip, mapper, self.objective, compiled)
+        self.both = Composing(clip, mapper, self.objective, compile)
         self.composing: Any = self.both
         if self.process.world > 1:
             self.composing = nn.parallel.DistributedDataParallel(self.both, broadcast_buffers=False)
