@@ -116,6 +116,20 @@ def test_an_environment_that_names_half_of_a_launch_is_refused(monkeypatch, envi
         join("cpu")
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="process 2 of this machine has no GPU of its own, of 1; lower --processes"):
+        join("cuda")
+
+
 @pytest.mark.parametrize("name", ["x", "", " ", "cuda:99", "1.5", "a" * 5000, "\udc80"])
 def test_a_device_that_is_not_there_is_one_short_line(name):
     with pytest.raises(UserError) as error:

@@ -87,6 +87,9 @@ def join(device: str | None = None) -> Process:
     device = device or _default_device()
     if world > 1 and ":" in device:
         raise UserError(f"--device {device}: each of {world} processes takes a GPU of its own; leave its number out")
+    if device == "cuda" and local_rank >= (count := torch.cuda.device_count()) > 0:
+        here = f"process {local_rank + 1} of this machine has no GPU of its own, of {count}"
+        raise UserError(f"{here}; lower --processes, or give --device cpu")
     chosen = device_named(f"cuda:{local_rank}" if device == "cuda" else device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -129,9 +132,9 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def device_named(name: str | None) -> torch.device:
+def device_named(device: str | torch.device | None) -> torch.device:
     """None: a GPU if there is one. Raises UserError if this machine has no such device."""
-    name = _default_device() if name is None else name
+    name = _default_device() if device is None else str(device)
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError, ValueError) as error:

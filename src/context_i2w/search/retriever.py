@@ -24,6 +24,7 @@ from context_i2w.checkpoints.files import Checkpoint
 from context_i2w.checkpoints.find import find_checkpoint
 from context_i2w.checkpoints.shared import clip_reference, save_pretrained
 from context_i2w.data.reading import batched
+from context_i2w.distributed import device_named
 from context_i2w.errors import UserError
 from context_i2w.evaluation.card_results import read_results
 from context_i2w.evaluation.features import EncodingOptions, encode_texts, precision_of
@@ -84,7 +85,7 @@ class Retriever:
         Raises UserError, in one line, for whatever is missing or does not fit.
         """
         checkpoint = find_checkpoint(source, trust_code)
-        clip = checkpoint.load_clip(model, pretrained, device or _best_device())
+        clip = checkpoint.load_clip(model, pretrained, device_named(device))
         return cls(clip, checkpoint.build_mapper(clip.sizes).to(clip.device), checkpoint)
 
     @classmethod
@@ -95,7 +96,7 @@ class Retriever:
         device: str | torch.device | None = None,
     ) -> Retriever:
         """Without a mapper. model, pretrained: as open_clip names them, or a file. UserError for what is none."""
-        return cls(load_clip(model, pretrained, device or _best_device()))
+        return cls(load_clip(model, pretrained, device_named(device)))
 
     def beside(self, source: str | os.PathLike, trust_code: bool = False) -> Retriever:
         """Another mapper of this CLIP, for the same index, from what `load` takes. Raises UserError for another's."""
@@ -237,10 +238,6 @@ class Retriever:
         name = re.sub(r"[^A-Za-z0-9._-]+", "_", root.name)[:40] or "root"
         key = hashlib.sha256(os.fsencode(f"{root}\0{files.label}")).hexdigest()[:12]
         return Path(cache or cache_folder()) / f"{name}-{key}" / self.clip.identity.hash[:16]
-
-
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _key(picture: Picture) -> str | int:

@@ -129,7 +129,7 @@ class MachineOptions(Options):
     processes: int | None = option(
         None, "processes on this machine; one for each GPU if left out", at_least=1, at_most=1024
     )
-    compiled: bool = option(False, "torch.compile the mapper", flag="compile")
+    compiled: bool = option(False, "torch.compile the mapper and CLIP's vision blocks", flag="compile")
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class Composing(nn.Module):
         self.mapper, self.objective = mapper, objective
         if compile:
             clip.compile_vision()
-        self.frozen = (clip, torch.compile(mapper, options=OPTIONS) if compile else mapper)  # in a tuple: no parameters of this module
+        # in a tuple, so that they are no parameters of this module
+        self.frozen = (clip, torch.compile(mapper, options=OPTIONS) if compile else mapper)
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         return self.objective(*self.frozen, batch, step)
