@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import eval_retrieval
+from conftest import pillow_13
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parents[1] / "golden" / "benchmarks"
@@ -91,6 +92,7 @@ def assert_metrics(found, expected, rename, scale):
         assert {name: found[ours][name] for name in wanted} == pytest.approx(wanted, abs=POINTS)
 
 
+@pillow_13
 def test_cirr(run):
     output, rankings = run("cirr")
     expected = EXPECTED["cirr"]

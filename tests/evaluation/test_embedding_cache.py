@@ -19,7 +19,7 @@ from context_i2w.ranking.metrics import recall_at
 
 
 @pytest.fixture
-def benchmark(tmp_path):
+def made_up(tmp_path):
     """Two queries over six images, the first two of which are the references."""
     random = np.random.default_rng(0)
     for name in "abcdef":
@@ -39,59 +39,59 @@ def benchmark(tmp_path):
     return Benchmark("made-up", [group])
 
 
-def run(benchmark, clip, mapper, folder, precision="fp32"):
+def run(made_up, clip, mapper, folder, precision="fp32"):
     options = EncodingOptions(4, 0, precision, folder)
-    return evaluate(benchmark, clip, {"composed": mapper}, options)
+    return evaluate(made_up, clip, {"composed": mapper}, options)
 
 
-def test_later_runs_pass_only_references(golden_clip, golden_mapper, benchmark, tmp_path):
-    direct = run(benchmark, golden_clip, golden_mapper, None)
-    first, second = (run(benchmark, golden_clip, golden_mapper, tmp_path / "cache") for _ in range(2))
+def test_later_runs_pass_only_references(golden_clip, golden_mapper, made_up, tmp_path):
+    direct = run(made_up, golden_clip, golden_mapper, None)
+    first, second = (run(made_up, golden_clip, golden_mapper, tmp_path / "cache") for _ in range(2))
     assert [result.passes["images"] for result in (direct, first, second)] == [6, 6, 2]
     for result in (first, second):
         assert result.metrics == direct.metrics
         assert all(torch.equal(top, direct.tops[key]) for key, top in result.tops.items())
 
 
-def test_changed_images_and_settings_are_encoded_again(golden_clip, golden_mapper, benchmark, tmp_path):
+def test_changed_images_and_settings_are_encoded_again(golden_clip, golden_mapper, made_up, tmp_path):
     folder = tmp_path / "cache"
-    run(benchmark, golden_clip, golden_mapper, folder)
-    assert run(benchmark, golden_clip, golden_mapper, folder, precision="amp").passes["images"] == 6
-    path = benchmark.groups[0].gallery[5].path
+    run(made_up, golden_clip, golden_mapper, folder)
+    assert run(made_up, golden_clip, golden_mapper, folder, precision="amp").passes["images"] == 6
+    path = made_up.groups[0].gallery[5].path
     Image.new("RGB", (40, 50)).save(path)
-    assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 6
-    assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 2
+    assert run(made_up, golden_clip, golden_mapper, folder).passes["images"] == 6
+    assert run(made_up, golden_clip, golden_mapper, folder).passes["images"] == 2
     os.utime(path, (1, 1))
-    assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 6
+    assert run(made_up, golden_clip, golden_mapper, folder).passes["images"] == 6
 
 
-def test_damaged_files_and_impossible_folders_are_named(golden_clip, golden_mapper, benchmark, tmp_path, capsys):
+def test_damaged_files_and_impossible_folders_are_named(golden_clip, golden_mapper, made_up, tmp_path, capsys):
     folder = tmp_path / "cache"
-    run(benchmark, golden_clip, golden_mapper, folder)
+    run(made_up, golden_clip, golden_mapper, folder)
     (file,) = folder.iterdir()
     whole = file.read_bytes()
     flipped = bytearray(whole)
     flipped[-3] ^= 1
     for content in (b"damaged", whole[:-4], bytes(flipped)):
         file.write_bytes(content)
-        assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 6
+        assert run(made_up, golden_clip, golden_mapper, folder).passes["images"] == 6
         assert f"{file.name}: damaged" in capsys.readouterr().err
         assert file.read_bytes() == whole
     save_file({"embeddings": load_file(file)["embeddings"]}, file)
-    assert run(benchmark, golden_clip, golden_mapper, folder).passes["images"] == 2
+    assert run(made_up, golden_clip, golden_mapper, folder).passes["images"] == 2
     assert "without a checksum" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"--feature-cache .*can't be written"):
-        run(benchmark, golden_clip, golden_mapper, file)
+        run(made_up, golden_clip, golden_mapper, file)
 
 
 def test_a_disk_that_gets_full_costs_the_cache_alone(
-    golden_clip, golden_mapper, benchmark, tmp_path, monkeypatch, capsys
+    golden_clip, golden_mapper, made_up, tmp_path, monkeypatch, capsys
 ):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert run(benchmark, golden_clip, golden_mapper, tmp_path / "cache").passes["images"] == 6
+    assert run(made_up, golden_clip, golden_mapper, tmp_path / "cache").passes["images"] == 6
     assert (
         "No space left on device); make room, or name another place; the embeddings are not kept"
         in capsys.readouterr().err

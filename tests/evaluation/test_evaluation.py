@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
+from conftest import pillow_13
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.benchmarks.fashioniq import FashionIQOptions
 from context_i2w.errors import UserError
@@ -111,6 +112,7 @@ def test_golden_small_imagenet_metrics(small, row, domain):
     )
 
 
+@pillow_13
 @pytest.mark.parametrize(
     ("mode", "prefix"),
     [("cirr", "cirr"), ("cirr_test", "cirr_test"), ("coco", "coco"), ("fashion", "fashion_"), ("imgnet", "imgnet")],

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 import eval_retrieval
 import reproduce
+from conftest import pillow_13
 from context_i2w.benchmarks import BENCHMARKS
 from context_i2w.benchmarks.protocols import PROTOCOLS, under
 from context_i2w.checkpoints.files import read_checkpoint
@@ -162,6 +163,7 @@ def clip():
     return read_checkpoint(FILES["searle"]).load_clip(pretrained=str(CLIP_FILE))
 
 
+@pillow_13
 @pytest.mark.parametrize(
     ("family", "variant", "mode"),
     [

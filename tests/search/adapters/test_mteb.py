@@ -31,7 +31,7 @@ def retriever():
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory):
+def made_up(tmp_path_factory):
     """FashionIQ's dresses as the toy world draws them."""
     sizes = Sizes(1, 1, 1, QUERIES, 60, 1, 1, 1)
     root = make_toy_world(tmp_path_factory.mktemp("world") / "toy", sizes=sizes, workers=1)
@@ -40,13 +40,13 @@ def benchmark(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def task(benchmark):
+def task(made_up):
     """The benchmark's queries, gallery and answers as a task of mteb."""
-    return task_of(benchmark)
+    return task_of(made_up)
 
 
-def task_of(benchmark):
-    [group] = benchmark.groups
+def task_of(made_up):
+    [group] = made_up.groups
     images = datasets.Image()
     queries = {
         "id": [f"q{number}" for number in range(QUERIES)],  # FashionIQ's own are the references', which recur
@@ -90,11 +90,11 @@ def scores(model, task):
     return result.scores["test"][0]
 
 
-def test_mtebs_metrics_are_ours(retriever, benchmark, task):
+def test_mtebs_metrics_are_ours(retriever, made_up, task):
     """Recall by our evaluation; its main score, nDCG, by the definition, of our rankings."""
     methods = ["composed", "anchored"]
-    ours = evaluate(benchmark, retriever.clip, {"composed": retriever.mapper}, EncodingOptions(), methods)
-    [group] = benchmark.groups
+    ours = evaluate(made_up, retriever.clip, {"composed": retriever.mapper}, EncodingOptions(), methods)
+    [group] = made_up.groups
     for method in methods:
         theirs, wanted = scores(ComposedEncoder(retriever, method=method), task), ours.metrics["dress"][method]
         assert 0 < wanted["R@1"] < wanted["R@5"] < 100
@@ -118,9 +118,9 @@ def test_what_the_encoder_says_of_itself_loads_it_again(retriever, tmp_path, mon
     assert (unnamed.name, unnamed.loader) == ("context-i2w/toy_clip", None)
 
 
-def test_batches_of_each_kind(retriever, benchmark):
+def test_batches_of_each_kind(retriever, made_up):
     """Only queries are composed; mteb's instruction stays out."""
-    encoder, [picture, other] = ComposedEncoder(retriever), [source.path for source in benchmark.groups[0].gallery[:2]]
+    encoder, [picture, other] = ComposedEncoder(retriever), [source.path for source in made_up.groups[0].gallery[:2]]
     batch = {"image": [picture, other], "text": ["is red Find it", "is blue Find it"], "query": ["is red", "is blue"]}
     kinds = {kind: encoder.encode([batch, batch], prompt_type=kind) for kind in PromptType}
     assert np.array_equal(kinds[PromptType.query][:2], retriever.encode([picture, other], batch["query"]))
