@@ -19,7 +19,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-from context_i2w.errors import UserError, one_line
+from context_i2w.errors import UserError, naming_dead_readers, one_line
 
 T = TypeVar("T")
 START = "spawn"  # how processes begin; the tests' begin from one that has imported torch already
@@ -103,11 +103,11 @@ def join(device: str | None = None) -> Process:
 def joined(device: str | None = None) -> Iterator[Process]:
     """As `join`, for as long as the block runs; what processes other than the first print goes nowhere.
 
-    Of those that fail by a UserError one raises it, which is enough.
+    Of those that fail by a UserError one raises it, which is enough; as one counts that a reading process died.
     """
     process = join(device)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        with naming_dead_readers(), open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
             if not process.is_first:
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))

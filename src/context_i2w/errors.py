@@ -49,6 +49,18 @@ def extra(name: str) -> Iterator[None]:
         raise MissingExtra(f"{error.name} is not installed; the extra {name!r} brings it: {remedy}") from None
 
 
+@contextlib.contextmanager
+def naming_dead_readers() -> Iterator[None]:
+    """Raises UserError in place of what DataLoader raises, anywhere, when one of its processes dies."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        died = f"a reading process died ({str(error).splitlines()[0].strip()})"
+        raise UserError(f"{died}; if nobody ended it, memory ran out: lower --workers") from None
+
+
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps a `main`: a UserError, or what the system refuses, is one line on stderr and status 2; Ctrl-C 130."""
 

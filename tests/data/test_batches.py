@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from context_i2w.data import reading
 from context_i2w.data.reading import ReadingProcesses, read
+from context_i2w.distributed import joined
 from context_i2w.errors import UserError
 from context_i2w.model.images import BrokenImage, content_of, open_image
 
@@ -36,6 +37,16 @@ def test_a_reader_that_is_killed_is_said_in_one_line():
     with pytest.raises(UserError, match="a reading process died"):
         list(read(Rows(lambda: os.kill(os.getpid(), signal.SIGKILL)), 2, range(8)))
     assert time.monotonic() - began < 60
+
+
+def test_a_reader_that_dies_while_its_images_are_encoded_is_said_in_one_line():
+    def encode():
+        with joined("cpu"):
+            for _ in read(Rows(lambda: os.kill(os.getpid(), signal.SIGKILL)), 1, range(8)):
+                time.sleep(2)
+
+    with pytest.raises(UserError, match="a reading process died"):
+        encode()
 
 
 def test_signals_to_readers_change_nothing_while_they_are_wanted():

@@ -2,7 +2,6 @@
 
 import atexit
 import collections
-import contextlib
 import functools
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from context_i2w.errors import UserError
+from context_i2w.errors import naming_dead_readers
 from context_i2w.model.images import BrokenImage
 
 T = TypeVar("T")
@@ -143,18 +142,6 @@ def _end(running: list[tuple[Any, DataLoader]]) -> None:
             ending.set()
         if loader._iterator is not None:  # else it would wait until nobody holds the loader, a traceback for example
             loader._iterator._shutdown_workers()  # type: ignore[attr-defined]  # of the one kind that is kept
-
-
-@contextlib.contextmanager
-def naming_dead_readers() -> Iterator[None]:
-    """Raises UserError in place of what DataLoader raises, anywhere, when one of its processes dies."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        died = f"a reading process died ({str(error).splitlines()[0].strip()})"
-        raise UserError(f"{died}; if nobody ended it, memory ran out: lower --workers") from None
 
 
 def read(rows: Dataset, workers: int, sampler: Iterable) -> Iterator[Any]:

@@ -21,7 +21,6 @@ from context_i2w.checkpoints.find import checkpoint_to_resume
 from context_i2w.checkpoints.reference import CLIPReference
 from context_i2w.command_line import flat, options_from, with_values
 from context_i2w.data.open import Reader, check_data, open_training, open_validation
-from context_i2w.data.reading import naming_dead_readers
 from context_i2w.distributed import Process, joined, launch, started_by_launcher
 from context_i2w.errors import UserError, as_typed
 from context_i2w.evaluation.evaluate import ONLY, evaluate
@@ -53,7 +52,7 @@ def train(settings: RunSettings, command: str | None = None) -> Path | None:
     with joined(machine.device) as process:
         run = _Run(settings, process, command)
         try:
-            with naming_dead_readers(), StopSignal() as stop, run.bar() as bar:
+            with StopSignal() as stop, run.bar() as bar:
                 run.trainer.run(partial(run.on_step, stop, bar), run.on_epoch)
             return run.end(stop)
         finally:
