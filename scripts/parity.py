@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch  # --help does without
 
     from context_i2w.distributed import device_named
-    from context_i2w.evaluation.report import markdown_table, write_json
+    from context_i2w.evaluation.report import markdown_table, versions, write_json
     from measure.golden_items import measure
 
     torch.set_num_threads(1)
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table)
     if asked.output:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        write_json({"device": name, "torch": torch.__version__, "items": [i._asdict() for i in items]}, asked.output)
+        rows = [item._asdict() for item in items]
+        write_json({"device": name, "versions": versions(), "items": rows}, asked.output)
     if asked.write:
         page = asked.write.read_text(encoding="utf-8")
         page = re.sub(r"(?s)(<!-- table -->\n).*(<!-- /table -->)", rf"\1{table}\n\2", page)

@@ -27,7 +27,8 @@ from context_i2w.toy_world import Sizes, make_toy_world
 GOLDEN = Path(__file__).parent / "golden"
 GPU = torch.cuda.is_available()
 # Of the golden pictures some are tall. Pillow 13 resizes those vertically first, as it did when the numbers were made.
-pillow_13 = pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="needs Pillow 13")
+PILLOW_13 = int(PIL.__version__.split(".")[0]) >= 13
+pillow_13 = pytest.mark.skipif(not PILLOW_13, reason="needs Pillow 13")
 
 torch.set_num_threads(1)
 # A process started from one that has imported everything begins at once; from nothing it takes ten seconds.

@@ -126,7 +126,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="process 2 of this machine has no GPU of its own, of 1; lower --processes"):
+    with pytest.raises(UserError, match="this machine has 1 GPU, process 2 needs one of its own; lower --processes"):
         join("cuda")
 
 

@@ -8,7 +8,7 @@ All sections on the CPU (about a quarter of an hour on two cores):
     python scripts/measure/benchmark.py --output benchmark.json
 One section, quickly:
     python scripts/measure/benchmark.py --only ranking --gallery 10000
-One GPU, ViT-L/14 in bf16, mapper compiled and not:
+One GPU, ViT-L/14 in bf16, compiled and not:
     python scripts/measure/benchmark.py --device cuda --only step-l14 --batch-size 128 --batch-size 1024 --compile
 """
 
@@ -32,7 +32,7 @@ class BenchmarkOptions(MeasureOptions):
     only: tuple[str, ...] = option((), "these sections; left out: all", choices=SECTIONS)
     repeats: int = option(3, "timed rounds", at_least=1)
     batch_size: tuple[int, ...] = option((), "of a training step; left out: 32 and 16", at_least=1)
-    compile: bool = option(False, "measure the step with a compiled mapper too")
+    compile: bool = option(False, "measure our steps compiled too")
     gallery: tuple[int, ...] = option((10_000, 100_000, 1_000_000), "of a ranking", at_least=1)
     queries: int = option(256, "of a ranking", at_least=1)
     images: int = option(512, "of data loading and of indexing", at_least=1)
@@ -64,10 +64,10 @@ def steps(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[dict[s
     from step_work import tower_shape
 
     model, batch = STEPS[section]
-    clip = load_clip(model, None, device)
     precision = "bf16" if device.type == "cuda" else "fp32"
     for size in asked.batch_size or (batch,):
         for compiled in (False, True)[: 1 + asked.compile]:
+            clip = load_clip(model, None, device)  # a compiled one stays so
             yield measure_steps(clip, tower_shape(model), size, asked.repeats, asked.product, precision, compiled)
 
 

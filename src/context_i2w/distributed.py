@@ -25,7 +25,7 @@ T = TypeVar("T")
 START = "spawn"  # how processes begin; the tests' begin from one that has imported torch already
 POLL = 0.1  # seconds between two looks at what the processes report
 GRACE = 5.0  # seconds that the other processes have to end by themselves when one has failed
-SOON = 3.0  # seconds that a process which failed like another one leaves it to be the first to end
+SOON = 3.0  # seconds that are left to others: to be the first to end, or to report
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def join(device: str | None = None) -> Process:
     if world > 1 and ":" in device:
         raise UserError(f"--device {device}: each of {world} processes takes a GPU of its own; leave its number out")
     if device == "cuda" and local_rank >= (count := torch.cuda.device_count()) > 0:
-        here = f"process {local_rank + 1} of this machine has no GPU of its own, of {count}"
+        here = f"this machine has {count} GPU{'s' * (count > 1)}, process {local_rank + 1} needs one of its own"
         raise UserError(f"{here}; lower --processes, or give --device cpu")
     chosen = device_named(f"cuda:{local_rank}" if device == "cuda" else device)
     if chosen.type == "cuda":
@@ -103,7 +103,7 @@ def join(device: str | None = None) -> Process:
 def joined(device: str | None = None) -> Iterator[Process]:
     """As `join`, for as long as the block runs; what processes other than the first print goes nowhere.
 
-    Of those that fail by a UserError one raises it, which is enough; as one counts that a reading process died.
+    Of those that fail by a UserError one raises it, which is enough. A reading process that died is one too.
     """
     process = join(device)
     try:

@@ -112,10 +112,11 @@ def test_golden_small_imagenet_metrics(small, row, domain):
     )
 
 
-@pillow_13
+OF_TALL_PICTURES = [("cirr", "cirr"), ("cirr_test", "cirr_test"), ("coco", "coco"), ("fashion", "fashion_")]
+
+
 @pytest.mark.parametrize(
-    ("mode", "prefix"),
-    [("cirr", "cirr"), ("cirr_test", "cirr_test"), ("coco", "coco"), ("fashion", "fashion_"), ("imgnet", "imgnet")],
+    ("mode", "prefix"), [*(pytest.param(*one, marks=pillow_13) for one in OF_TALL_PICTURES), ("imgnet", "imgnet")]
 )
 def test_whole_benchmark_features(golden_clip, golden_mapper, published, mode, prefix, golden_data):
     benchmark = BENCHMARKS[mode].load(golden_data, None)

@@ -3,19 +3,19 @@
 import re
 from pathlib import Path
 
-from conftest import pillow_13
+from conftest import PILLOW_13
 from measure import golden_items
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "parity.md").read_text()
 
 
-@pillow_13
 def test_every_item_is_within_its_bound_and_in_the_document(device):
     items = list(golden_items.measure(device))
     assert len(items) >= 25
     for item in items:
-        assert item.difference <= item.bound, item.name
+        by_pillow = item.name.startswith(("cirr", "fashion", "coco"))
+        assert item.difference <= item.bound or (by_pillow and not PILLOW_13), item.name
         assert f"| {item.name} " in DOCUMENT, item.name
 
 

@@ -259,3 +259,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run_before_it_is_saved(settings, 
     with pytest.raises(UserError, match="the loss is nan"):
         train(with_values(settings, save_minutes=0.0))
     assert not list(Path(settings.folder.logs).glob("*/checkpoints/*"))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_plain_one(settings):
+    plain, compiled = (train(with_values(settings, epochs=1, name=name, compile=name == "c")) for name in ("p", "c"))
+    losses = [[loss for _, loss in logged(run, "loss")] for run in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)

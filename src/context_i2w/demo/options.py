@@ -99,6 +99,12 @@ class DemoSettings(Options):
     machine: DeviceChoice = nested(DeviceChoice, "machine")
     index: IndexOptions = nested(IndexOptions, "index")
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.question.method and (self.what.serve or self.what.explain):
+            reason = "it is for the gallery; the page has its own choice, and --explain forms no queries"
+            raise OptionError("method", self.question.method, reason)
+
 
 def parse_demo(
     argv: Sequence[str] | None, description: str, prog: str = "python src/demo.py", **defaults: Any

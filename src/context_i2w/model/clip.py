@@ -78,8 +78,7 @@ class FrozenCLIP(nn.Module):
         return super().train(False)
 
     def compile_vision(self) -> None:
-        """Compiles the vision tower's blocks, which share their kernels: in low precision on a GPU what lies between
-        the matrix products takes nearly as long as these."""
+        """Compiles the vision tower's blocks, which share their kernels, for what lies between the matrix products."""
         for block in self.visual.transformer.resblocks:
             block.compile(options=OPTIONS)
 
@@ -120,7 +119,7 @@ class FrozenCLIP(nn.Module):
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """One pass of the vision tower over prepared images [B, 3, H, W]; bytes (uint8) are normalised here first."""
-        with torch.no_grad(), _whole_float32():
+        with torch.no_grad(), _whole_float32(self.device):
             images = images.to(self.device, non_blocking=True)
             if images.dtype == torch.uint8:
                 images = normalised(images, self.image_mean, self.image_std)
@@ -219,14 +218,20 @@ class FrozenCLIP(nn.Module):
 
 
 @contextlib.contextmanager
-def _whole_float32() -> Iterator[None]:
+def _whole_float32(device: torch.device) -> Iterator[None]:
     """The patches' convolution in float32 as the products are: cuDNN's would be in TF32."""
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    if device.type != "cuda":
+        yield
+        return
+    holder, name, off = torch.backends.cudnn, "allow_tf32", False
+    if hasattr(holder, "conv"):  # newer torch raises where the old switch is read after the new one was set
+        holder, name, off = holder.conv, "fp32_precision", "ieee"
+    before = getattr(holder, name)
+    setattr(holder, name, off)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+        setattr(holder, name, before)
 
 
 def _common_prefix(ids: Tensor) -> int:
