@@ -223,11 +223,11 @@ def _whole_float32(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    holder, name, off = torch.backends.cudnn, "allow_tf32", False
-    if hasattr(holder, "conv"):  # newer torch raises where the old switch is read after the new one was set
-        holder, name, off = holder.conv, "fp32_precision", "ieee"
+    newer = hasattr(torch.backends.cudnn, "conv")  # such a torch raises where the old switch is read beside the new one
+    holder: Any = torch.backends.cudnn.conv if newer else torch.backends.cudnn
+    name = "fp32_precision" if newer else "allow_tf32"
     before = getattr(holder, name)
-    setattr(holder, name, off)
+    setattr(holder, name, "ieee" if newer else False)
     try:
         yield
     finally:
