@@ -223,11 +223,11 @@ def _whole_float32(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    newer = hasattr(torch.backends.cudnn, "conv")  # such a torch raises where the old switch is read beside the new one
-    holder: Any = torch.backends.cudnn.conv if newer else torch.backends.cudnn
-    name = "fp32_precision" if newer else "allow_tf32"
+    old: Any = torch.backends.cudnn
+    new = getattr(old, "conv", None)  # a torch that has it raises where the old switch is read beside it
+    holder, name = (new, "fp32_precision") if new else (old, "allow_tf32")
     before = getattr(holder, name)
-    setattr(holder, name, "ieee" if newer else False)
+    setattr(holder, name, "ieee" if new else False)
     try:
         yield
     finally:
