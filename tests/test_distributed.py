@@ -134,7 +134,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 def test_a_device_that_is_not_there_is_one_short_line(name):
     with pytest.raises(UserError) as error:
         device_named(name)
-    assert str(error.value).startswith("--device ")
+    assert str(error.value).startswith("device ")
     assert len(str(error.value)) < 500
     assert "\n" not in str(error.value)
 

@@ -140,7 +140,7 @@ def device_named(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, ValueError) as error:
         shown = name if name.isprintable() else repr(name)
         reason = one_line(error).partition(". ")[0][:300]
-        raise UserError(f"--device {shown[:80]}: {reason}; leave it out, or give --device cpu") from None
+        raise UserError(f"device {shown[:80]}: {reason}; leave it out, or give cpu") from None
 
 
 def _place() -> tuple[int, int, int]:

@@ -157,7 +157,7 @@ def test_missing_gpu(refused, monkeypatch):
 
 
 def test_unknown_device(refused):
-    assert "--device warp" in refused("--eval-mode", "cirr", "--device", "warp")
+    assert "device warp" in refused("--eval-mode", "cirr", "--device", "warp")
 
 
 def test_model_that_contradicts_the_checkpoint(refused, checkpoint, golden_data):

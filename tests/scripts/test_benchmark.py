@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import benchmark
+import throughput
 from benchmarking.evaluation import measure_evaluation
 from benchmarking.indexing import measure_indexing
 from benchmarking.loading import measure_loading
@@ -65,3 +66,11 @@ def test_added_memory_is_what_the_computation_holds():
     """Once only: how soon an allocator gives freed memory back is its own affair."""
     found = added_memory(lambda: torch.ones(16 << 20), torch.device("cpu"))
     assert found is None or 60e6 < found < 100e6
+
+
+def test_throughput_trains_in_every_way(golden_clip, tmp_path):
+    asked = throughput.ThroughputOptions(images=6, batch_size=3, workers=0, precision="fp32", passes=1)
+    found = dict(throughput.rates(asked, golden_clip, tmp_path))
+    held = {"memory, images", "memory, cache, fp16", "memory, cache, int8"}
+    assert set(found) == {*held, "list", "shards", "cache, fp16", "cache, int8"}
+    assert min(found.values()) > 0

@@ -336,6 +336,8 @@ def test_the_shipped_checkpoints_load_by_name_and_folder():
     assert retriever.beside("toy/pic2word").mapper_name == "pic2word"
     with pytest.raises(UserError, match=r"toy/other: no mapper .* there are toy/context-i2w, .*toy/pic2word"):
         Retriever.load("toy/other")
+    with pytest.raises(UserError, match=r"^device nowhere: .*; leave it out, or give cpu$"):
+        Retriever.load("toy", device="nowhere")
 
 
 def test_prompts_are_the_benchmarks(retriever, photos):

@@ -88,7 +88,7 @@ def test_a_compiled_step_is_the_plain_one(golden_clip_state, device):
     size = plain.sizes.image_size
     images = torch.randn(4, 3, size, size, generator=generator)
     batch = made_up_batches(plain, 1, 4)[0]._replace(features=None, images=images)
-    one, other = (small_trainer(clip, [batch], compile=clip is compiled) for clip in (plain, compiled))
+    one, other = (small_trainer(clip, [batch], compiled=clip is compiled) for clip in (plain, compiled))
     assert float(other.backward(batch)) == pytest.approx(float(one.backward(batch)), abs=1e-5)
     for (name, a), b in zip(one.mapper.named_parameters(), other.mapper.parameters(), strict=True):
         assert relative(b.grad, a.grad) < 1e-4, name
@@ -126,11 +126,11 @@ SMALL = ContextI2WOptions(depth=1, heads=2, head_width=16, hidden=32, gate=0.3)
 OPTIM = OptimOptions(lr=1e-3, warmup=2)
 
 
-def small_trainer(clip, batches, process=None, dropout=0.1, compile=False, **options) -> Trainer:
+def small_trainer(clip, batches, process=None, dropout=0.1, compiled=False, **options) -> Trainer:
     torch.manual_seed(0)
     mapper = ContextI2W(clip.sizes, dataclasses.replace(SMALL, dropout=dropout)).to(clip.device)
     process = process or Process(device=clip.device)
-    return Trainer(clip, mapper, FixedSource(batches), TrainOptions(epochs=2, **options), OPTIM, process, compile)
+    return Trainer(clip, mapper, FixedSource(batches), TrainOptions(epochs=2, **options), OPTIM, process, compiled)
 
 
 @pytest.mark.parametrize("text", ["published", "caption", "mixed"])

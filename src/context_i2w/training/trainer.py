@@ -50,13 +50,13 @@ class TrainState:
 class Composing(nn.Module):
     """Mapper and objective as one module, so that whatever either of them learns is synchronised alike."""
 
-    def __init__(self, clip: FrozenCLIP, mapper: Mapper, objective: Objective, compile: bool = False):
+    def __init__(self, clip: FrozenCLIP, mapper: Mapper, objective: Objective, compiled: bool = False):
         super().__init__()
         self.mapper, self.objective = mapper, objective
-        if compile:
+        if compiled:
             clip.compile_vision()
         # in a tuple, so that they are no parameters of this module
-        self.frozen = (clip, torch.compile(mapper, options=OPTIONS) if compile else mapper)
+        self.frozen = (clip, torch.compile(mapper, options=OPTIONS) if compiled else mapper)
 
     def forward(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         return self.objective(*self.frozen, batch, step)
@@ -73,7 +73,7 @@ class Trainer:
         options: TrainOptions,
         optim: OptimOptions,
         process: Process | None = None,
-        compile: bool = False,
+        compiled: bool = False,
         objective: Objective | None = None,
         max_broken: float = 0.1,
     ):
@@ -89,7 +89,7 @@ class Trainer:
         self.optimizer = make_optimizer(mapper, optim, self.objective)
         self.total_steps = options.steps or options.epochs * source.batches
         self.epochs = -(-self.total_steps // source.batches)  # the last of them may end early
-        self.both = Composing(clip, mapper, self.objective, compile)
+        self.both = Composing(clip, mapper, self.objective, compiled)
         self.composing: Any = self.both
         if self.process.world > 1:
             self.composing = nn.parallel.DistributedDataParallel(self.both, broadcast_buffers=False)
