@@ -64,10 +64,10 @@ def steps(section: str, asked: BenchmarkOptions, device: Any) -> Iterator[dict[s
     from step_work import tower_shape
 
     model, batch = STEPS[section]
+    clip = load_clip(model, None, device)
     precision = "bf16" if device.type == "cuda" else "fp32"
     for size in asked.batch_size or (batch,):
         for compiled in (False, True)[: 1 + asked.compile]:
-            clip = load_clip(model, None, device)  # a compiled one stays so
             yield measure_steps(clip, tower_shape(model), size, asked.repeats, asked.product, precision, compiled)
 
 

@@ -37,9 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from benchmarking.timing import machine, start  # imports torch; --help does without
     from context_i2w.evaluation.report import write_json
     from context_i2w.model.clip_weights import load_clip
+    from context_i2w.training.options import usual_precision
 
     device = start(asked)
-    asked = replace(asked, precision=asked.precision or ("amp" if device.type == "cuda" else "fp32"))
+    asked = replace(asked, precision=asked.precision or usual_precision(device.type == "cuda"))
     clip = load_clip(asked.model, None, device)
     keys = ("model", "images", "batch_size", "workers", "precision")
     report: dict[str, Any] = {"machine": machine(device)} | {key: getattr(asked, key) for key in keys}
@@ -98,7 +99,8 @@ def rate(asked: ThroughputOptions, clip: Any, source: Any) -> float:
     from benchmarking.timing import synchronise
     from context_i2w.distributed import Process
     from context_i2w.model.mappers import ContextI2W
-    from context_i2w.training.trainer import OptimOptions, Trainer, TrainOptions
+    from context_i2w.training.options import OptimOptions, TrainOptions
+    from context_i2w.training.trainer import Trainer
 
     torch.manual_seed(0)
     mapper, process = ContextI2W(clip.sizes).to(clip.device), Process(device=clip.device)

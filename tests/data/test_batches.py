@@ -92,7 +92,17 @@ def test_one_pass_at_a_time(workers):
     assert next(one) == next(other) == 0
     with pytest.raises(AssertionError, match="another pass has begun"):
         next(one)
+    with pytest.raises(AssertionError, match="the readers were closed"):
+        list(other)  # it would lack what the first one took
+    left, last = iter(reading), iter(reading)
+    assert next(left) == next(last) == 0
+    del left
+    assert list(last) == list(range(1, 8))
+    held = iter(reading)
+    next(held)
     reading.close()
+    with pytest.raises(AssertionError, match="the readers were closed"):
+        list(held)
 
 
 def test_a_fault_of_the_rows_keeps_its_own_words():

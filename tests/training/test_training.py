@@ -94,10 +94,12 @@ def test_a_compiled_step_is_the_plain_one(golden_clip_state, device):
         assert relative(b.grad, a.grad) < 1e-4, name
 
 
-def test_one_vision_pass_per_image(golden_clip, golden_mapper, golden_batch, monkeypatch):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_one_vision_pass_per_image(golden_clip, golden_mapper, golden_batch, parts, monkeypatch):
     passed = []
     monkeypatch.setattr(golden_clip.visual.conv1, "forward", _counting(golden_clip.visual.conv1.forward, passed))
-    trainer = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), TrainOptions(), OptimOptions())
+    options = TrainOptions(accumulate=parts)
+    trainer = Trainer(golden_clip, golden_mapper, FixedSource([golden_batch]), options, OptimOptions())
     trainer.step(golden_batch)
     assert sum(passed) == golden_batch.size
 

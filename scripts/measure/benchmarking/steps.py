@@ -40,8 +40,9 @@ class Step:
     """The same training step in several ways. precision: "fp32" or "bf16"."""
 
     def __init__(self, clip: FrozenCLIP, batch: int, precision: str, compiled: bool, folder: Path):
+        self.plain = clip  # of the published way, and of the steps that follow
+        clip = copy.deepcopy(clip) if compiled else clip
         self.clip, self.batch, self.precision = clip, batch, precision
-        self.plain = copy.deepcopy(clip) if compiled else clip  # of the published way
         torch.manual_seed(0)
         self.mapper = ContextI2W(clip.sizes).to(clip.device)
         self.mapper.gate.data.fill_(0.5)  # open: both branches do something

@@ -25,7 +25,7 @@ from context_i2w.errors import UserError
 from context_i2w.evaluation.setup import TOY_ROOT
 from context_i2w.toy_world import make_toy_world
 from context_i2w.toy_world.world import VERSION
-from context_i2w.training.options import RunSettings, parse_settings
+from context_i2w.training.options import RunSettings, parse_settings, usual_precision
 from context_i2w.training.run import keeps_tokens, train
 from context_i2w.training.run_folder import ended_before_its_first_checkpoint
 from context_i2w.training.toy_run import is_on_toy_world, toy_settings
@@ -68,7 +68,7 @@ def _identity(settings: RunSettings) -> dict[str, Any]:
     """All that makes a run's numbers, in the form that has always named runs: new settings only where they differ."""
     data, model, optim, folder = settings.data, settings.model, settings.optim, settings.folder
     on_gpu = torch.cuda.is_available() and settings.machine.device != "cpu"
-    precision = settings.train.precision or ("amp" if on_gpu else "fp32")
+    precision = settings.train.precision or usual_precision(on_gpu)
     train = asdict(settings.train) | {"max_broken": data.max_broken, "precision": precision}
     new = {"steps": train.pop("steps"), "schedule": optim.schedule, "decay": optim.decay, "objective": model.objective}
     new |= {"objective_options": dict(model.objective_options), "image_reader": data.image_reader}

@@ -21,6 +21,7 @@ from context_i2w.errors import naming_dead_readers
 from context_i2w.model.images import BrokenImage
 
 T = TypeVar("T")
+OVER = "another pass has begun, or the readers were closed"
 SIGNALS = {signal.SIGTERM, signal.SIGINT} | ({signal.SIGUSR1} if sys.platform != "win32" else set())
 
 
@@ -93,14 +94,20 @@ class ReadingProcesses:
         with naming_dead_readers():
             try:
                 for item in self._begun():
-                    assert number == self._passes, "another pass has begun"
+                    assert number == self._passes, OVER
                     yield item
+                assert number == self._passes, OVER  # else it would be short without a word
+            except GeneratorExit:
+                if number == self._passes:  # else the readers are another pass's by now
+                    self.close()
+                raise
             except BaseException:
                 self.close()  # some are still reading for this pass
                 raise
 
     def close(self) -> None:
         """Ends the processes, whatever they do; another pass would begin with new ones."""
+        self._passes += 1
         _end(self._running)
         atexit.unregister(self._end)
 

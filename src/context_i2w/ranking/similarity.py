@@ -110,11 +110,12 @@ def exact(queries: torch.Tensor, row: torch.Tensor, gallery: torch.Tensor, colum
 
 def _sums(queries: torch.Tensor, row: torch.Tensor, gallery: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
     values, wide = torch.empty(len(row), dtype=torch.float64, device=queries.device), queries.double()
-    step = EXACT_PAIRS if values.device.type == "cpu" else ON_A_GPU
+    on_gpu = values.device.type != "cpu"
+    step = ON_A_GPU if on_gpu else EXACT_PAIRS
     for start in range(0, len(row), step):
         part = slice(start, min(start + step, len(row)))
         products = gallery[column[part]].double().mul_(wide[row[part]])
-        if values.device.type != "cpu":
+        if on_gpu and len(products) < step:
             products = pad(products, (0, 0, 0, step - len(products)))
         values[part] = products.sum(1)[: part.stop - start]
     return values

@@ -104,6 +104,21 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def seen(clip: FrozenCLIP, mapper: Mapper, batch: Batch) -> Batch:
+    """The batch with features in place of images, as from a cache, so that it can be composed again without CLIP's
+    towers; without images it stays as it is."""
+    if batch.images is None:
+        return batch
+    image = see(clip, batch)
+    return batch._replace(
+        images=None,
+        targets=None,
+        features=image if mapper.uses_tokens else ImageFeatures(image.embedding, None),
+        condition=read_condition(clip, batch) if mapper.uses_condition else None,
+        target_embeddings=batch.target_embeddings if batch.targets is None else targets(clip, batch, image),
+    )
+
+
 def see(clip: FrozenCLIP, batch: Batch) -> ImageFeatures:
     """CLIP's features of the reference images, computed or cached."""
     if batch.features is None:

@@ -43,6 +43,11 @@ TOY_RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
+def usual_precision(on_gpu: bool) -> str:
+    """Where --precision is left out."""
+    return "amp" if on_gpu else "fp32"
+
+
 @dataclass(frozen=True)
 class NoOptions(Options):
     """Of an objective that has none."""

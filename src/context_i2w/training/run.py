@@ -32,7 +32,7 @@ from context_i2w.model.mappers import Mapper
 from context_i2w.model.options import MAPPERS
 from context_i2w.training.facts import about, announce
 from context_i2w.training.objective import TRAINING_PROMPT, Objective
-from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings
+from context_i2w.training.options import OBJECTIVES, ModelOptions, RunSettings, usual_precision
 from context_i2w.training.run_folder import RunFolder, StopSignal, ended_before_its_first_checkpoint
 from context_i2w.training.trainer import Trainer
 
@@ -76,7 +76,7 @@ class _Run:
         data = replace(settings.data, cache=replace(settings.data.cache, tokens=keeps_tokens(model)))
         source = open_training(data, reader, objective.masker)
         if train.precision is None:
-            train = replace(train, precision="amp" if process.device.type == "cuda" else "fp32")
+            train = replace(train, precision=usual_precision(process.device.type == "cuda"))
         self.trainer = Trainer(
             self.clip, mapper, source, train, settings.optim, process, settings.machine.compiled, objective,
             settings.data.max_broken,

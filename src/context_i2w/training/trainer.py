@@ -18,7 +18,7 @@ from context_i2w.model.clip import FrozenCLIP, ImageFeatures
 from context_i2w.model.compiling import OPTIONS
 from context_i2w.model.mappers import Mapper
 from context_i2w.model.prompts import PLACEHOLDER_ID, Tokenizer, template
-from context_i2w.training.objective import Contrastive, Objective
+from context_i2w.training.objective import Contrastive, Objective, seen
 from context_i2w.training.optimiser import learning_rate, make_optimizer, set_learning_rate
 from context_i2w.training.options import OptimOptions, TrainOptions
 from context_i2w.training.saved_state import unlike
@@ -54,7 +54,7 @@ class Composing(nn.Module):
         super().__init__()
         self.mapper, self.objective = mapper, objective
         if compiled:
-            clip.compile_vision()
+            clip.compile_vision()  # in place: evaluations between epochs see by it too
         # in a tuple, so that they are no parameters of this module
         self.frozen = (clip, torch.compile(mapper, options=OPTIONS) if compiled else mapper)
 
@@ -218,13 +218,15 @@ class Trainer:
         """Gradients of the global loss; the batch goes through in `accumulate` parts. None if no pair is left.
 
         A loss over the whole batch needs all features at once, so with several parts they are computed first without
-        gradients, then the loss's gradient with respect to them is carried back part by part.
+        gradients, then the loss's gradient with respect to them is carried back part by part. CLIP's features of images
+        and conditions are kept in between.
         """
         parts = _split(batch, self.options.accumulate)
         if len(parts) == 1:
             target, text = self._compose_part(parts[0], 0)
         else:
-            with torch.no_grad():
+            with torch.no_grad(), self.autocast():
+                parts = [seen(self.clip, self.mapper, part) for part in parts]
                 pairs = [self._compose_part(part, number) for number, part in enumerate(parts)]
             target, text = (torch.cat(features) for features in zip(*pairs))
             text.requires_grad_()
