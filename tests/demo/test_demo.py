@@ -346,6 +346,13 @@ def test_script_searches_files_by_clip_alone(command, tmp_path, capsys):
     assert "CLIP without a mapper" in (tmp_path / "demo.html").read_text()
 
 
+def test_a_missing_folder_is_named_before_clip_is_fetched(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(Retriever, "from_clip", None)
+    with pytest.raises(SystemExit):
+        script.main(["--model", "ViT-L-14", "--pretrained", "openai", "--images", str(tmp_path / "none")])
+    assert "none: no such folder of images" in capsys.readouterr().err
+
+
 def test_script_explains(command, capsys):
     command("--explain", "--query", "photos/1.png", "--prompts", "a sketch of [*]", "red")
     lines = capsys.readouterr().out.splitlines()

@@ -17,7 +17,7 @@ from context_i2w.evaluation.setup import choose_checkpoints, choose_data_root, d
 from context_i2w.files import check_writable
 from context_i2w.model.clip_weights import TOY_MODEL
 from context_i2w.search.files import Files, files_of_list
-from context_i2w.search.galleries import Images
+from context_i2w.search.galleries import Images, find_files
 from context_i2w.search.index import Index
 from context_i2w.search.retriever import Retriever
 
@@ -48,6 +48,9 @@ def prepared(settings: DemoSettings, process: Process) -> Engine:
     """With its index made. Raises UserError."""
     if not settings.what.serve and not settings.what.explain:
         process.by_first(lambda: check_writable(Path(settings.what.output), "--output"))
+    images = settings.question.images or TOY_IMAGES
+    if not (images in GALLERIES or images.endswith(".tar") or Path(images).exists()):
+        find_files(images)  # says what is wrong, before CLIP's weights are fetched
     retrievers = load(settings, process)
     return Engine(make_index(settings, next(iter(retrievers.values())), process), retrievers)
 
